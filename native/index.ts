@@ -1,0 +1,80 @@
+/**
+ * The addon's exports as C gives them: system calls return a value or a negative errno, wrong arguments throw.
+ * `src/contract/os.ts` turns these into the project's API and is the only importer.
+ */
+import { createRequire } from 'node:module';
+
+/** A result of 0 or more, or a negative errno. */
+export type Result = number;
+
+export interface Native {
+  unixListen(path: string, mode: number): Result;
+  unixConnect(path: string): Result;
+  accept(fd: number): Result;
+  socketPair(): [number, number] | Result;
+  pipe(): [number, number] | Result;
+  close(fd: number): Result;
+  dup(fd: number): Result;
+  peerCredentials(fd: number): [number, number, number] | Result;
+  recvWithFds(fd: number, buf: Uint8Array, offset: number, length: number, fds: Int32Array): Result;
+  sendWithFds(
+    fd: number,
+    buf: Uint8Array,
+    offset: number,
+    length: number,
+    fds: Int32Array | null,
+    nfds: number,
+  ): Result;
+  lockFile(path: string): Result;
+
+  map(fd: number, offset: number, length: number, write: boolean, owner: number): ArrayBuffer | Result;
+  mapAnonymous(length: number): ArrayBuffer | Result;
+  address(buffer: ArrayBuffer): number;
+  release(buffer: ArrayBuffer): Result;
+  memfd(name: string, size: number, seal: boolean): Result;
+  seals(fd: number): number;
+  fileSize(fd: number): Result;
+  truncate(fd: number, size: number): Result;
+
+  getFaultWord(): Int32Array;
+  takeFaults(): number[];
+
+  eventfd(): Result;
+  eventfdSignal(fd: number): Result;
+  eventfdDrain(fd: number): Result;
+  writeByte(fd: number): Result;
+  pollFds(fds: Int32Array, count: number, timeoutMicros: number): Result;
+
+  watchStart(callback: (id: number, events: number) => void): Result;
+  watchSet(fd: number, id: number, events: number): Result;
+  watchRemove(fd: number): Result;
+  watchRef(on: boolean): Result;
+
+  tsc(): number;
+  tscCell(): Float64Array;
+  sampleTsc(): void;
+  tscHz(): number;
+  setAffinity(cpus: Int32Array): Result;
+  getAffinity(pid: number): number[] | Result;
+  getTid(): number;
+  setThreadName(name: string): Result;
+  cpuCount(): number;
+
+  copyRows(rows: Float64Array, count: number): number;
+  copyContext(rows: Float64Array): Result;
+  copyRun(handle: number, count: number): Result;
+}
+
+const load = (): Native => {
+  try {
+    return createRequire(import.meta.url)('./build/ringway.node') as Native;
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message.split('\n')[0] : String(cause);
+    throw new Error(
+      `the native addon is not usable (${why}); build it with "npm run build", which needs make and a C compiler`,
+      { cause },
+    );
+  }
+};
+
+export const native: Native = load();
