@@ -1,0 +1,118 @@
+/**
+ * A batch: the packets of one burst, as indices into typed arrays. One per worker, made once.
+ *
+ * Slots 0..BURST-1 take a received burst; slots above are for copies (an edit after an output). Each slot owns SLOT_BYTES
+ * of private scratch memory. A frame's header window starts at byte HEADROOM of its slot, so that
+ *   - the IP header of an untagged frame is 4-byte aligned (HEADROOM % 4 = 2), tags keep it so;
+ *   - a virtio-net header and several tags fit in front of it, and header plus headers leave in one copy.
+ * What the window does not hold stays where the sender put it, as segments (absolute address, length).
+ *
+ * Life of a burst: rx fills slots and segments → parse, caches, actions → outputs collect slot numbers per port → tx lists
+ * its copies in `rows` → one native call copies them all → tx publishes → rx gives the source buffers back, `clear()`.
+ */
+import { KEY_WORDS } from '#contract/flow-key.ts';
+import { address, copyContext, copyRun, mapAnonymous } from '#contract/os.ts';
+
+/** Packets of one rx burst, at most (as NETDEV_MAX_BURST of Open vSwitch). */
+export const BURST = 32;
+/** Slots for packets: the burst and its copies. */
+export const SLOTS = 256;
+export const SLOT_BYTES = 256;
+/** Bytes before the frame in its slot: 12 for the virtio-net header, the rest for pushed tags. */
+export const HEADROOM = 66;
+/** Frame bytes that are copied into the slot. */
+export const WINDOW = SLOT_BYTES - HEADROOM;
+/** Segments of all packets of a batch. */
+export const MAX_SEGMENTS = 8192;
+/** Segments of one packet, at most (a chain of 64 KiB in 1 KiB pieces). */
+export const MAX_PACKET_SEGMENTS = 128;
+/** Copy rows that may wait for one native call. */
+export const MAX_ROWS = 16_384;
+/** Longest frame, in bytes, without the virtio-net header (64 KiB of IP and an Ethernet header with two tags). */
+export const MAX_FRAME = 65_557;
+/** Longest header row of virtio-net (virtio 1.2 section 5.1.6). */
+export const VNET_BYTES = 12;
+
+/** virtio-net header flags and GSO types (virtio 1.2 section 5.1.6). */
+export const VNET_NEEDS_CSUM = 1;
+export const VNET_DATA_VALID = 2;
+export const GSO_NONE = 0;
+export const GSO_TCPV4 = 1;
+export const GSO_UDP = 3;
+export const GSO_TCPV6 = 4;
+export const GSO_ECN = 0x80;
+
+export class PacketBatch {
+  /** Received packets: slots 0..count-1. */
+  count = 0;
+  /** Datapath port that the burst came from. */
+  inPort = 0;
+  /** Next free slot for a copy. */
+  nextSlot = BURST;
+  /** Next free row of the segment table. */
+  nextSegment = 0;
+  /** Copy rows waiting in `rows`. */
+  rowCount = 0;
+
+  /** The scratch memory of all slots; slot s is bytes s * SLOT_BYTES on. */
+  readonly u8: Uint8Array;
+  readonly u16: Uint16Array;
+  readonly u32: Uint32Array;
+  /** Absolute address of the scratch memory. */
+  readonly scratchAddress: number;
+
+  /** Byte offset in the scratch of the frame's first byte; odd multiples of 2. Pushes lower it, pops raise it. */
+  readonly start = new Int32Array(SLOTS);
+  /** Frame bytes that lie in the scratch. */
+  readonly headLength = new Int32Array(SLOTS);
+  /** Frame bytes in all. */
+  readonly length = new Int32Array(SLOTS);
+  /** Payload segments: rows segmentFirst .. segmentFirst + segmentCount - 1. */
+  readonly segmentFirst = new Int32Array(SLOTS);
+  readonly segmentCount = new Int32Array(SLOTS);
+  readonly segmentAddress = new Float64Array(MAX_SEGMENTS);
+  readonly segmentLength = new Int32Array(MAX_SEGMENTS);
+
+  /** virtio-net header fields as received and checked; all 0 for a plain frame. */
+  readonly vnetFlags = new Uint8Array(SLOTS);
+  readonly gsoType = new Uint8Array(SLOTS);
+  readonly gsoSize = new Uint16Array(SLOTS);
+  readonly vnetHeaderLength = new Uint16Array(SLOTS);
+  readonly csumStart = new Uint16Array(SLOTS);
+  readonly csumOffset = new Uint16Array(SLOTS);
+
+  /** Offset from `start` of the network and the transport header, written by parse; 0 = none or not parsed. */
+  readonly l3 = new Int32Array(SLOTS);
+  readonly l4 = new Int32Array(SLOTS);
+  /** Flow keys of received packets, a row of KEY_WORDS each. */
+  readonly keys = new Uint32Array(SLOTS * KEY_WORDS);
+
+  /** Copies to do: rows of absolute destination address, source address, bytes. */
+  readonly rows: Float64Array;
+  readonly #rowsHandle: number;
+
+  constructor() {
+    const scratch = mapAnonymous(SLOTS * SLOT_BYTES);
+    this.u8 = new Uint8Array(scratch);
+    this.u16 = new Uint16Array(scratch);
+    this.u32 = new Uint32Array(scratch);
+    this.scratchAddress = address(scratch);
+    this.rows = new Float64Array(mapAnonymous(MAX_ROWS * 3 * 8));
+    this.#rowsHandle = copyContext(this.rows);
+  }
+
+  /** Runs the copies of `rows` in one native call and empties the table. */
+  copy(): void {
+    if (this.rowCount > 0) {
+      copyRun(this.#rowsHandle, this.rowCount);
+      this.rowCount = 0;
+    }
+  }
+
+  /** Makes the batch empty for the next burst. */
+  clear(): void {
+    this.count = 0;
+    this.nextSlot = BURST;
+    this.nextSegment = 0;
+  }
+}

@@ -1,0 +1,151 @@
+/** The contract's server in the data process: one control plane at a time, over <rundir>/datapath.sock. */
+import { Channel } from '#contract/channel.ts';
+import {
+  CONTRACT_VERSION,
+  decodeRequest,
+  encodeReply,
+  type FromDatapath,
+  type PortMessage,
+  type ReplyBodies,
+  type ToDatapath,
+} from '#contract/messages.ts';
+import { accept, close, EAGAIN, eventfd, unixListen, unlinkIfSocket, Watcher } from '#contract/os.ts';
+
+/** Flows in one frame of a dump. */
+const FLOWS_PER_FRAME = 1024;
+
+/** What the process does for the control plane; each may throw an Error, whose `code` and message go back. */
+export interface ContractHandler {
+  /** A control plane attached (`doorbell`: eventfd that workers signal) or went away (-1). */
+  control(doorbell: number): Promise<void>;
+  /** memfd and wake eventfd of each lane. */
+  laneFds(): number[];
+  hello(): Pick<ReplyBodies['hello'], 'ports' | 'options'>;
+  request(message: ToDatapath): Promise<Partial<ReplyBodies>>;
+}
+
+export class ContractServer {
+  readonly #path: string;
+  readonly #handler: ContractHandler;
+  readonly #listener: number;
+  readonly #watcher: Watcher;
+  #channel: Channel | undefined;
+  #doorbell = -1;
+  /** Requests are carried out one after the other, in order. */
+  #turn: Promise<unknown> = Promise.resolve();
+
+  /** @throws OsError when the socket cannot be made. */
+  constructor(path: string, handler: ContractHandler) {
+    this.#path = path;
+    this.#handler = handler;
+    unlinkIfSocket(path);
+    this.#listener = unixListen(path, { mode: 0o600 });
+    this.#watcher = new Watcher(() => this.#accept());
+    this.#watcher.add(this.#listener);
+  }
+
+  /** Tells the control plane, if one is attached. */
+  event(body: Partial<ReplyBodies>): void {
+    this.#send({ id: 0, ...body });
+  }
+
+  portStatus(port: PortMessage): void {
+    this.event({ portStatus: port });
+  }
+
+  lanesChanged(): void {
+    const fds = this.#handler.laneFds();
+    this.#send({ id: 0, lanesChanged: { count: fds.length / 2 } }, [this.#doorbell, ...fds]);
+  }
+
+  get doorbell(): number {
+    return this.#doorbell;
+  }
+
+  close(): void {
+    this.#watcher.remove(this.#listener);
+    this.#watcher.close();
+    close(this.#listener);
+    unlinkIfSocket(this.#path);
+    this.#channel?.close();
+  }
+
+  #accept(): void {
+    const fd = accept(this.#listener);
+    if (fd === -EAGAIN || fd < 0) return;
+    if (this.#channel) {
+      close(fd);
+      return;
+    }
+    const channel = new Channel(fd, {
+      frame: (bytes, fds) => {
+        for (const extra of fds) close(extra);
+        this.#enqueue(channel, bytes);
+      },
+      closed: () => this.#turnOf(() => this.#detach(channel)),
+    });
+    this.#channel = channel;
+  }
+
+  #turnOf(work: () => Promise<void>): void {
+    this.#turn = this.#turn.then(work).catch(() => undefined);
+  }
+
+  async #detach(channel: Channel): Promise<void> {
+    if (this.#channel !== channel) return;
+    await this.#handler.control(-1);
+    if (this.#doorbell >= 0) close(this.#doorbell);
+    this.#doorbell = -1;
+    this.#channel = undefined;
+  }
+
+  #send(message: FromDatapath, fds: readonly number[] = []): void {
+    this.#channel?.send(encodeReply(message), fds);
+  }
+
+  #enqueue(channel: Channel, bytes: Uint8Array): void {
+    let message: ToDatapath;
+    try {
+      message = decodeRequest(bytes);
+    } catch {
+      channel.close('a frame that is no contract message');
+      return;
+    }
+    this.#turnOf(async () => {
+      if (this.#channel !== channel) return;
+      try {
+        if (message.hello) await this.#hello(message.id, message.hello.version);
+        else this.#reply(message.id, await this.#handler.request(message));
+      } catch (error) {
+        const { code, message: text } = error as { code?: string; message: string };
+        this.#send({ id: message.id, error: { code: code ?? 'failed', message: text } });
+      }
+    });
+  }
+
+  #reply(id: number, body: Partial<ReplyBodies>): void {
+    const flows = body.flows?.flows;
+    if (!flows) return this.#send({ id, ...body });
+    for (let at = 0; at === 0 || at < flows.length; at += FLOWS_PER_FRAME) {
+      const more = at + FLOWS_PER_FRAME < flows.length;
+      this.#send({ id, flows: { flows: flows.slice(at, at + FLOWS_PER_FRAME), more } });
+    }
+  }
+
+  async #hello(id: number, version: number): Promise<void> {
+    if (version !== CONTRACT_VERSION) {
+      throw Object.assign(
+        new Error(`contract version ${version} is not ${CONTRACT_VERSION}, which this data plane speaks`),
+        {
+          code: 'version',
+        },
+      );
+    }
+    if (this.#doorbell < 0) this.#doorbell = eventfd();
+    await this.#handler.control(this.#doorbell);
+    const fds = this.#handler.laneFds();
+    const { ports, options } = this.#handler.hello();
+    const hello = { version: CONTRACT_VERSION, pid: process.pid, ports, options, lanes: { count: fds.length / 2 } };
+    this.#send({ id, hello }, [this.#doorbell, ...fds]);
+  }
+}

@@ -1,0 +1,90 @@
+/** The PMD workers as the main thread sees them: starting, asking, stopping. */
+import { Worker } from 'node:worker_threads';
+import { H_MAGIC, H_VERSION, H_WORKER, LANE_BYTES, LANE_MAGIC, LANE_VERSION, Lane } from '#contract/lane.ts';
+import { close, eventfd, eventfdSignal, map, memfd } from '#contract/os.ts';
+import type { FromWorker, Verb, VerbAnswer, WorkerOptions, WorkerStart } from './verbs.ts';
+import { SHARED_VERBS, SHARED_WORDS } from './verbs.ts';
+
+interface Waiting {
+  resolve(result: VerbAnswer['result']): void;
+  reject(error: Error): void;
+}
+
+export interface WorkerEvents {
+  fault(): void;
+  /** The thread ended without being asked to. */
+  died(worker: number, error: Error): void;
+}
+
+export class PmdWorker {
+  readonly worker: number;
+  readonly core: number;
+  readonly laneFd: number;
+  readonly wakeFd: number;
+  readonly lane: Lane;
+  readonly #thread: Worker;
+  readonly #shared = new Int32Array(new SharedArrayBuffer(SHARED_WORDS * 4));
+  readonly #waiting = new Map<number, Waiting>();
+  #seq = 0;
+  #stopping = false;
+
+  constructor(worker: number, workers: number, core: number, options: WorkerOptions, events: WorkerEvents) {
+    this.worker = worker;
+    this.core = core;
+    this.laneFd = memfd(`lane${worker}`, LANE_BYTES, { seal: true });
+    this.wakeFd = eventfd();
+    this.lane = new Lane(map(this.laneFd, 0, LANE_BYTES, { write: true, owner: 0 }));
+    this.lane.header[H_MAGIC] = LANE_MAGIC;
+    this.lane.header[H_VERSION] = LANE_VERSION;
+    this.lane.header[H_WORKER] = worker;
+    const workerData: WorkerStart = {
+      worker,
+      workers,
+      core,
+      laneFd: this.laneFd,
+      wakeFd: this.wakeFd,
+      shared: this.#shared.buffer as SharedArrayBuffer,
+      options,
+    };
+    this.#thread = new Worker(new URL('./worker.ts', import.meta.url), { workerData, name: `pmd${worker}` });
+    this.#thread.on('message', (message: FromWorker) => {
+      if ('fault' in message) return events.fault();
+      const waiting = this.#waiting.get(message.seq);
+      this.#waiting.delete(message.seq);
+      if (message.error !== undefined) waiting?.reject(new Error(message.error));
+      else waiting?.resolve(message.result);
+    });
+    const ended = (error: Error): void => {
+      for (const waiting of this.#waiting.values()) waiting.reject(error);
+      this.#waiting.clear();
+      if (!this.#stopping) events.died(worker, error);
+      this.#stopping = true;
+    };
+    this.#thread.on('error', (error) => ended(error as Error));
+    this.#thread.on('exit', (code) => ended(new Error(`PMD worker ${worker} ended with code ${code}`)));
+  }
+
+  /** Asks the worker; resolves when it has done so. */
+  ask(verb: Verb): Promise<VerbAnswer['result']> {
+    if (this.#stopping) return Promise.reject(new Error(`PMD worker ${this.worker} is stopping`));
+    const seq = ++this.#seq;
+    const answer = new Promise<VerbAnswer['result']>((resolve, reject) => {
+      this.#waiting.set(seq, { resolve, reject });
+    });
+    this.#thread.postMessage({ seq, verb });
+    Atomics.add(this.#shared, SHARED_VERBS, 1);
+    eventfdSignal(this.wakeFd);
+    return answer;
+  }
+
+  async stop(): Promise<void> {
+    if (!this.#stopping) {
+      const answer = this.ask({ verb: 'stop' });
+      this.#stopping = true;
+      await answer.catch(() => undefined);
+    }
+    await this.#thread.terminate();
+    close(this.laneFd);
+    close(this.wakeFd);
+  }
+}
