@@ -1,0 +1,107 @@
+/**
+ * `npm run bench -- [names…]`: runs benches by name, all of them by default. Stage benches (bench/stage) measure one
+ * part in a process of their own and print one figure; system benches (bench/system) drive whole switches.
+ */
+import { spawnSync } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { Command, InvalidArgumentError } from 'commander';
+import type { Bench, BenchOptions, BenchResult } from './bench.ts';
+import { controlKill } from './system/control-kill.ts';
+import { flowMods } from './system/flow-mods.ts';
+import { idle } from './system/idle.ts';
+import { rates } from './system/rates.ts';
+import { upcalls } from './system/upcalls.ts';
+
+const SYSTEM: Bench[] = [rates, flowMods, upcalls, idle, controlKill];
+const STAGE_DIR = fileURLToPath(new URL('stage/', import.meta.url));
+
+interface Stage {
+  name: string;
+  about: string;
+  file: string;
+}
+
+/** The first comment of a file, its first sentence, serves as its line in `--help`. */
+function aboutOf(file: string): string {
+  const comment = /\/\*\*?([\s\S]*?)\*\/|^\/\/ (?!hot)(.*)$/m.exec(readFileSync(file, 'utf8'));
+  const text = (comment?.[1] ?? comment?.[2] ?? '')
+    .replace(/^\s*\*\s?/gm, '')
+    .replace(/\s+/g, ' ')
+    .trim();
+  return text.split(/[.:;](?: |$)/)[0] ?? '';
+}
+
+function stages(): Stage[] {
+  const files = readdirSync(STAGE_DIR, { withFileTypes: true }).filter((entry) => entry.name.endsWith('.ts'));
+  return files.map((entry) => {
+    const file = STAGE_DIR + entry.name;
+    return { name: `stage/${entry.name.slice(0, -3)}`, about: aboutOf(file), file };
+  });
+}
+
+const positive = (text: string): number => {
+  const value = Number(text);
+  if (!(value > 0)) throw new InvalidArgumentError('must be a number above 0');
+  return value;
+};
+const list = (text: string): string[] => text.split(',').filter((item) => item !== '');
+
+async function main(): Promise<number> {
+  const stageBenches = stages();
+  const known = [...stageBenches, ...SYSTEM];
+  const width = Math.max(...known.map(({ name }) => name.length));
+  const command = new Command('npm run bench --')
+    .description('Runs the benches named, or all of them.')
+    .argument('[names...]', 'benches to run; a prefix such as "stage/" takes all that begin with it')
+    .option('--rounds <n>', 'turns that each switch gets', positive, 3)
+    .option('--seconds <s>', 'length of one measurement', positive, 3)
+    .option('--warmup <s>', 'traffic before a measurement', positive, 2)
+    .option('--rows <names>', 'rows of the rates bench, comma-separated', list, [])
+    .option('--switches <names>', 'of ovs, ringway', list, [])
+    .option('--json', 'print the figures as JSON and nothing else to standard output', false)
+    .addHelpText(
+      'after',
+      `\nBenches:\n${known.map(({ name, about }) => `  ${name.padEnd(width)}  ${about}`).join('\n')}`,
+    )
+    .parse();
+  const flags = command.opts<Omit<BenchOptions, 'progress'> & { json: boolean }>();
+  const wanted = command.args;
+  for (const name of wanted) {
+    if (!known.some((bench) => bench.name.startsWith(name))) command.error(`error: no bench '${name}'; see --help`);
+  }
+  const chosen = (name: string) => wanted.length === 0 || wanted.some((prefix) => name.startsWith(prefix));
+  const progress = (line: string) => process.stderr.write(`  ${line}\n`);
+  const say = (line: string) => {
+    if (!flags.json) process.stdout.write(`${line}\n`);
+  };
+
+  const results: BenchResult[] = [];
+  let failed = 0;
+  for (const stage of stageBenches.filter(({ name }) => chosen(name))) {
+    progress(stage.name);
+    const child = spawnSync(process.execPath, [stage.file], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] });
+    if (child.status !== 0) failed++;
+    const lines = child.stdout.trimEnd().split('\n');
+    say(`${stage.name}\n${lines.map((line) => `  ${line}`).join('\n')}`);
+    const value = Number(/-?\d+(?:\.\d+)?(?:e[+-]?\d+)?/i.exec(lines.at(-1) ?? '')?.[0]);
+    results.push({ row: stage.name, subject: 'Ringway', metric: lines.at(-1) ?? '', value, unit: '' });
+  }
+  for (const bench of SYSTEM.filter(({ name }) => chosen(name))) {
+    progress(`${bench.name}: ${bench.about}`);
+    try {
+      const report = await bench.run({ ...flags, progress });
+      results.push(...report.results);
+      say(`\n${bench.name}\n${report.table.map((line) => `  ${line}`).join('\n')}`);
+    } catch (error) {
+      failed++;
+      process.stderr.write(`${bench.name} failed: ${(error as Error).message}\n`);
+    }
+  }
+  if (flags.json) process.stdout.write(`${JSON.stringify(results, undefined, 2)}\n`);
+  return failed === 0 ? 0 : 1;
+}
+
+// Exit handlers end the switches and guests that a bench has started.
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
+process.exitCode = await main();
