@@ -1,0 +1,89 @@
+/**
+ * The OpenFlow key: the datapath key (contract/flow-key.ts) followed by what only the OpenFlow pipeline knows.
+ *
+ * | word | what |
+ * |---|---|
+ * | 0-31 | as contract/flow-key.ts, but W_IN_PORT holds the OpenFlow port number (ofp-port.ts) |
+ * | 32-33 | metadata, high and low |
+ * | 34-49 | reg0..reg15; xregN is reg2N (high) and reg2N+1, xxregN is reg4N (highest) .. reg4N+3 |
+ * | 50 | pkt_mark |
+ * | 51 | actset_output |
+ * | 52-53 | tun_id, high and low |
+ * | 54-55 | 0; kept for skb_priority and conj_id |
+ * | 56-63 | 0 |
+ */
+import type { Field } from './fields.ts';
+
+export const OF_KEY_WORDS = 64;
+
+export const W_METADATA = 32;
+export const W_REG0 = 34;
+export const W_PKT_MARK = 50;
+export const W_ACTSET_OUTPUT = 51;
+export const W_TUN_ID = 52;
+
+/** One key word to change: `row[word] = (row[word] & ~mask) | value`; value lies within mask. */
+export interface WordWrite {
+  readonly word: number;
+  readonly value: number;
+  readonly mask: number;
+}
+
+/** Bits `offset` .. `offset + bits - 1` of a field, counted from its least significant bit. */
+export interface Subfield {
+  readonly field: Field;
+  readonly offset: number;
+  readonly bits: number;
+}
+
+export const wholeField = (field: Field): Subfield => ({ field, offset: 0, bits: field.subfieldBits });
+
+const ones = (bits: number): number => (bits === 32 ? 0xffffffff : 2 ** bits - 1);
+
+/** Value of a field in a row of OF_KEY_WORDS words. */
+export function readField(row: Uint32Array, field: Field): bigint {
+  let value = 0n;
+  for (const { word, shift, bits } of field.pieces) {
+    value = (value << BigInt(bits)) | BigInt(((row[word]! >>> shift) & ones(bits)) >>> 0);
+  }
+  return value;
+}
+
+/** The words that set the bits `mask` of a field to those of `value`. */
+export function fieldWrites(field: Field, value: bigint, mask: bigint): WordWrite[] {
+  const writes: WordWrite[] = [];
+  let below = field.bits;
+  for (const { word, shift, bits } of field.pieces) {
+    below -= bits;
+    const pieceMask = Number((mask >> BigInt(below)) & BigInt(ones(bits)));
+    if (pieceMask === 0) continue;
+    const pieceValue = Number((value >> BigInt(below)) & BigInt(pieceMask));
+    writes.push({ word, value: (pieceValue << shift) >>> 0, mask: (pieceMask << shift) >>> 0 });
+  }
+  return writes;
+}
+
+export function applyWrites(row: Uint32Array, writes: readonly WordWrite[]): void {
+  for (const { word, value, mask } of writes) row[word] = ((row[word]! & ~mask) | value) >>> 0;
+}
+
+/** Sets a field, or the bits `mask` of it, in a row of OF_KEY_WORDS words. */
+export function writeField(row: Uint32Array, field: Field, value: bigint, mask: bigint = field.fullMask): void {
+  applyWrites(row, fieldWrites(field, value, mask));
+}
+
+/** Ones over the bits of a subfield, as a mask of its field. */
+export const subfieldMask = ({ field, offset, bits }: Subfield): bigint =>
+  (((1n << BigInt(bits)) - 1n) << BigInt(offset)) & field.fullMask;
+
+export const readSubfield = (row: Uint32Array, part: Subfield): bigint =>
+  (readField(row, part.field) & subfieldMask(part)) >> BigInt(part.offset);
+
+export function writeSubfield(row: Uint32Array, part: Subfield, value: bigint): void {
+  writeField(row, part.field, value << BigInt(part.offset), subfieldMask(part));
+}
+
+/** Sets the mask bits of a subfield: for wildcard tracking when an action reads it. */
+export function markSubfield(masks: Uint32Array, part: Subfield): void {
+  for (const { word, mask } of fieldWrites(part.field, 0n, subfieldMask(part))) masks[word] = (masks[word]! | mask) >>> 0;
+}
