@@ -1,0 +1,79 @@
+/**
+ * Where the parts of a split virtqueue lie (virtio 1.2 section 2.7) and how a chain shape becomes descriptors.
+ */
+import type { ChainShape } from './options.ts';
+
+/** Descriptor flags (virtio 1.2 section 2.7.5). */
+export const DESC_NEXT = 1;
+export const DESC_WRITE = 2;
+export const DESC_INDIRECT = 4;
+export const DESC_BYTES = 16;
+/** avail.flags: the switch need not call; used.flags: the guest need not kick (sections 2.7.6 and 2.7.8). */
+export const AVAIL_NO_INTERRUPT = 1;
+export const USED_NO_NOTIFY = 1;
+
+/** Bytes kept before each frame, for the virtio-net header. */
+export const HEADER_ROOM = 16;
+/** Entries of a buffer's indirect table: header and pieces of one chain. */
+export const TABLE_ENTRIES = 64;
+export const MAX_CUTS = TABLE_ENTRIES - 2;
+
+/** Byte offsets of a ring's parts from the start of its block, and the bytes of ring and tables. */
+export interface RingLayout {
+  readonly size: number;
+  readonly descAt: number;
+  readonly availAt: number;
+  readonly usedAt: number;
+  /** Indirect tables, one per buffer. */
+  readonly tablesAt: number;
+  readonly bytes: number;
+  /** Buffers and the distance from one to the next. */
+  readonly buffers: number;
+  readonly stride: number;
+}
+
+const align = (value: number, to: number): number => Math.ceil(value / to) * to;
+
+/** Lays out a ring of `size` descriptors with `buffers` buffers for frames of `frameBytes`. */
+export function ringLayout(size: number, buffers: number, frameBytes: number, tables: boolean): RingLayout {
+  const availAt = size * DESC_BYTES;
+  const usedAt = align(availAt + 6 + 2 * size, 64);
+  const tablesAt = align(usedAt + 6 + 8 * size, 64);
+  return {
+    size,
+    descAt: 0,
+    availAt,
+    usedAt,
+    tablesAt,
+    bytes: tablesAt + (tables ? buffers * TABLE_ENTRIES * DESC_BYTES : 0),
+    buffers,
+    stride: align(HEADER_ROOM + frameBytes, 16),
+  };
+}
+
+/** A chain shape, checked and made fit for the hot loops. */
+export interface ShapePlan {
+  readonly headerAlone: boolean;
+  readonly indirect: boolean;
+  readonly cuts: Int32Array;
+  /** Descriptors of the longest chain; ring descriptors of every chain. */
+  readonly pieces: number;
+  readonly ringDescriptors: number;
+}
+
+/** @throws RangeError when the shape cannot be laid on a ring of `size`, or needs INDIRECT_DESC where there is none. */
+export function planShape(shape: ChainShape, size: number, indirectAllowed: boolean): ShapePlan {
+  const cuts = Int32Array.from(shape.cuts ?? []);
+  if (cuts.length > MAX_CUTS) throw new RangeError(`shape has ${cuts.length} cuts; at most ${MAX_CUTS} are possible`);
+  for (let i = 0; i < cuts.length; i++) {
+    if (cuts[i]! <= (i > 0 ? cuts[i - 1]! : 0)) throw new RangeError('shape cuts must ascend and be above 0');
+  }
+  const headerAlone = shape.headerAlone ?? false;
+  const indirect = shape.indirect ?? false;
+  if (indirect && !indirectAllowed)
+    throw new RangeError('shape asks for an indirect table; INDIRECT_DESC was not negotiated');
+  const pieces = cuts.length + 1 + (headerAlone ? 1 : 0);
+  const ringDescriptors = indirect ? 1 : pieces;
+  if (ringDescriptors > size) throw new RangeError(`shape needs ${ringDescriptors} descriptors, the ring has ${size}`);
+  return { headerAlone, indirect, cuts, pieces, ringDescriptors };
+}
