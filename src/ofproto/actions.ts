@@ -139,7 +139,11 @@ export interface GotoTableInstruction {
   readonly table: number;
 }
 
-export type Instruction = ClearActionsInstruction | WriteActionsInstruction | WriteMetadataInstruction | GotoTableInstruction;
+export type Instruction =
+  | ClearActionsInstruction
+  | WriteActionsInstruction
+  | WriteMetadataInstruction
+  | GotoTableInstruction;
 
 /** In the order of execution; instructions stand after all other actions, in the order of {@link Instruction}. Empty: drop. */
 export type Action =

@@ -53,7 +53,12 @@ export function formatTcpFlags(value: bigint, mask: bigint, fullMask: bigint): s
 }
 
 /** Value (and mask unless it is full) as the text that field-parse.ts reads; value lies within mask. */
-export function formatFieldValue(field: Field, value: bigint, mask: bigint = field.fullMask, names?: PortNames): string {
+export function formatFieldValue(
+  field: Field,
+  value: bigint,
+  mask: bigint = field.fullMask,
+  names?: PortNames,
+): string {
   switch (field.format) {
     case 'mac':
       return formatMac(value) + (mask === field.fullMask ? '' : `/${formatMac(mask)}`);

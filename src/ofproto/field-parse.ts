@@ -30,7 +30,9 @@ export function parseFieldValue(field: Field, text: string, names: PortNames, na
   if (field.format === 'ipv4') return parseIpv4(field, text, valueText, maskText);
   if (field.format === 'ipv6') return parseIpv6(field, text, valueText, maskText);
   const result =
-    field.format === 'mac' ? parseMac(field, text, valueText, maskText) : parseInteger(field, text, valueText, maskText, name);
+    field.format === 'mac'
+      ? parseMac(field, text, valueText, maskText)
+      : parseInteger(field, text, valueText, maskText, name);
   if (maskText !== undefined && !field.maskable && result.mask !== field.fullMask) {
     fail(field, `${clip(text)}: invalid mask for field ${name}`, `${name} cannot be masked`);
   }
@@ -39,15 +41,24 @@ export function parseFieldValue(field: Field, text: string, names: PortNames, na
 
 function parsePortValue(field: Field, text: string, names: PortNames, name: string): bigint {
   const port = parsePort(text, names);
-  if (port === undefined) return fail(field, `${clip(text)}: invalid or unknown port for ${name}`, 'a port number or name of the bridge');
+  if (port === undefined)
+    return fail(field, `${clip(text)}: invalid or unknown port for ${name}`, 'a port number or name of the bridge');
   return BigInt(port);
 }
 
-function parseInteger(field: Field, text: string, valueText: string, maskText: string | undefined, name: string): FieldValue {
-  const value = parseUnsigned(valueText) ?? fail(field, `${clip(text)}: bad syntax for ${name} value`, numberHint(valueText));
+function parseInteger(
+  field: Field,
+  text: string,
+  valueText: string,
+  maskText: string | undefined,
+  name: string,
+): FieldValue {
+  const value =
+    parseUnsigned(valueText) ?? fail(field, `${clip(text)}: bad syntax for ${name} value`, numberHint(valueText));
   if (value >> BigInt(field.bits) !== 0n) tooLarge(field, text, name);
   if (maskText === undefined) return { value, mask: field.fullMask };
-  const mask = parseUnsigned(maskText) ?? fail(field, `${clip(text)}: bad syntax for ${name} mask`, numberHint(maskText));
+  const mask =
+    parseUnsigned(maskText) ?? fail(field, `${clip(text)}: bad syntax for ${name} mask`, numberHint(maskText));
   if (mask >> BigInt(field.bits) !== 0n) tooLarge(field, text, name);
   return { value, mask: mask & field.fullMask };
 }
@@ -65,7 +76,15 @@ const MAC = /^([0-9a-f]{1,2}):([0-9a-f]{1,2}):([0-9a-f]{1,2}):([0-9a-f]{1,2}):([
 /** 48-bit number of an Ethernet address, or undefined. */
 export function macNumber(text: string): bigint | undefined {
   const found = MAC.exec(text);
-  return found ? BigInt('0x' + found.slice(1).map((byte) => byte.padStart(2, '0')).join('')) : undefined;
+  return found
+    ? BigInt(
+        '0x' +
+          found
+            .slice(1)
+            .map((byte) => byte.padStart(2, '0'))
+            .join(''),
+      )
+    : undefined;
 }
 
 function parseMac(field: Field, text: string, valueText: string, maskText: string | undefined): FieldValue {
@@ -109,7 +128,13 @@ function parseIpv4(field: Field, text: string, valueText: string, maskText: stri
   const mask = parsePrefix(maskText, 32) ?? ipv4Number(maskText);
   return {
     value,
-    mask: mask ?? fail(field, `${clip(text)}: IPv4 network prefix bits not between 0 and 32, inclusive`, 'a prefix length or a dotted mask'),
+    mask:
+      mask ??
+      fail(
+        field,
+        `${clip(text)}: IPv4 network prefix bits not between 0 and 32, inclusive`,
+        'a prefix length or a dotted mask',
+      ),
   };
 }
 
@@ -117,7 +142,10 @@ function parseIpv6(field: Field, text: string, valueText: string, maskText: stri
   const value = ipv6Number(valueText) ?? fail(field, `${clip(text)}: invalid IPv6 address`);
   if (maskText === undefined) return { value, mask: field.fullMask };
   const mask = parsePrefix(maskText, 128) ?? ipv6Number(maskText);
-  return { value, mask: mask ?? fail(field, `${clip(text)}: IPv6 network prefix bits not between 0 and 128, inclusive`) };
+  return {
+    value,
+    mask: mask ?? fail(field, `${clip(text)}: IPv6 network prefix bits not between 0 and 128, inclusive`),
+  };
 }
 
 /** ovs-fields(7), ip_frag: bit 0 any fragment, bit 1 not the first. */

@@ -76,7 +76,8 @@ const header = (name: string, oxmClass: number, number: number, experimenter = 0
 const nxmOf = (suffix: string, number: number) => header(`NXM_OF_${suffix}`, 0, number);
 const nxmNx = (suffix: string, number: number) => header(`NXM_NX_${suffix}`, 1, number);
 const oxmOf = (suffix: string, number: number) => header(`OXM_OF_${suffix}`, OXM_OPENFLOW_BASIC, number);
-const onf = (suffix: string, number: number) => header(`ONFOXM_ET_${suffix}`, OXM_EXPERIMENTER, number, ONF_EXPERIMENTER);
+const onf = (suffix: string, number: number) =>
+  header(`ONFOXM_ET_${suffix}`, OXM_EXPERIMENTER, number, ONF_EXPERIMENTER);
 
 /** [word, shift, bits] */
 type At = readonly [number, number, number];
@@ -155,7 +156,13 @@ add('eth_type', 'hex', {
 });
 add('vlan_tci', 'hex', { at: [[5, 0, 16]], mask: true, nxm: nxmOf('VLAN_TCI', 4) });
 add('dl_vlan', 'decimal', { at: [[5, 0, 12]], readOnly: true });
-add('vlan_vid', 'decimal', { at: [[5, 0, 13]], subfieldBits: 12, mask: true, needs: 'vlan', oxm: oxmOf('VLAN_VID', 6) });
+add('vlan_vid', 'decimal', {
+  at: [[5, 0, 13]],
+  subfieldBits: 12,
+  mask: true,
+  needs: 'vlan',
+  oxm: oxmOf('VLAN_VID', 6),
+});
 add('dl_vlan_pcp', 'decimal', { at: [[5, 13, 3]], readOnly: true });
 add('vlan_pcp', 'decimal', { at: [[5, 13, 3]], needs: 'vlan', oxm: oxmOf('VLAN_PCP', 7) });
 
@@ -164,8 +171,20 @@ const address = (name: string, alias: string, at: number, needs: 'ipv4' | 'arp',
   add(name, 'ipv4', { aliases: alias ? [alias] : [], at: [word(at)], mask: true, needs, nxm, oxm });
 address('ip_src', 'nw_src', 8, 'ipv4', nxmOf('IP_SRC', 7), oxmOf('IPV4_SRC', 11));
 address('ip_dst', 'nw_dst', 9, 'ipv4', nxmOf('IP_DST', 8), oxmOf('IPV4_DST', 12));
-add('ipv6_src', 'ipv6', { at: IPV6_SRC, mask: true, needs: 'ipv6', nxm: nxmNx('IPV6_SRC', 19), oxm: oxmOf('IPV6_SRC', 26) });
-add('ipv6_dst', 'ipv6', { at: IPV6_DST, mask: true, needs: 'ipv6', nxm: nxmNx('IPV6_DST', 20), oxm: oxmOf('IPV6_DST', 27) });
+add('ipv6_src', 'ipv6', {
+  at: IPV6_SRC,
+  mask: true,
+  needs: 'ipv6',
+  nxm: nxmNx('IPV6_SRC', 19),
+  oxm: oxmOf('IPV6_SRC', 26),
+});
+add('ipv6_dst', 'ipv6', {
+  at: IPV6_DST,
+  mask: true,
+  needs: 'ipv6',
+  nxm: nxmNx('IPV6_DST', 20),
+  oxm: oxmOf('IPV6_DST', 27),
+});
 add('ipv6_label', 'hex', {
   at: [[18, 0, 20]],
   bytes: 4,
@@ -183,7 +202,14 @@ add('nw_proto', 'decimal', {
   oxm: oxmOf('IP_PROTO', 10),
 });
 add('nw_ttl', 'decimal', { at: [[11, 16, 8]], needs: 'ip', nxm: nxmNx('IP_TTL', 29) });
-add('ip_frag', 'frag', { aliases: ['nw_frag'], at: [[7, 0, 2]], mask: true, needs: 'ip', readOnly: true, nxm: nxmNx('IP_FRAG', 26) });
+add('ip_frag', 'frag', {
+  aliases: ['nw_frag'],
+  at: [[7, 0, 2]],
+  mask: true,
+  needs: 'ip',
+  readOnly: true,
+  nxm: nxmNx('IP_FRAG', 26),
+});
 add('nw_tos', 'decimal', { at: [[11, 24, 8]], fullMask: 0xfcn, needs: 'ip', nxm: nxmOf('IP_TOS', 5) });
 add('ip_dscp', 'decimal', { at: [[11, 26, 6]], needs: 'ip', oxm: oxmOf('IP_DSCP', 8) });
 add('nw_ecn', 'decimal', {
@@ -193,11 +219,29 @@ add('nw_ecn', 'decimal', {
   nxm: nxmNx('IP_ECN', 28),
   oxm: oxmOf('IP_ECN', 9),
 });
-add('arp_op', 'decimal', { at: [[7, 8, 8]], bytes: 2, needs: 'arp', nxm: nxmOf('ARP_OP', 15), oxm: oxmOf('ARP_OP', 21) });
+add('arp_op', 'decimal', {
+  at: [[7, 8, 8]],
+  bytes: 2,
+  needs: 'arp',
+  nxm: nxmOf('ARP_OP', 15),
+  oxm: oxmOf('ARP_OP', 21),
+});
 address('arp_spa', '', 8, 'arp', nxmOf('ARP_SPA', 16), oxmOf('ARP_SPA', 22));
 address('arp_tpa', '', 9, 'arp', nxmOf('ARP_TPA', 17), oxmOf('ARP_TPA', 23));
-add('arp_sha', 'mac', { at: FIRST_MAC, mask: true, needs: 'arp', nxm: nxmNx('ARP_SHA', 17), oxm: oxmOf('ARP_SHA', 24) });
-add('arp_tha', 'mac', { at: SECOND_MAC, mask: true, needs: 'arp', nxm: nxmNx('ARP_THA', 18), oxm: oxmOf('ARP_THA', 25) });
+add('arp_sha', 'mac', {
+  at: FIRST_MAC,
+  mask: true,
+  needs: 'arp',
+  nxm: nxmNx('ARP_SHA', 17),
+  oxm: oxmOf('ARP_SHA', 24),
+});
+add('arp_tha', 'mac', {
+  at: SECOND_MAC,
+  mask: true,
+  needs: 'arp',
+  nxm: nxmNx('ARP_THA', 18),
+  oxm: oxmOf('ARP_THA', 25),
+});
 
 // Transport.
 const port = (name: string, shift: number, needs: 'tcp' | 'udp' | 'sctp', oxm: OxmHeader, nxm?: OxmHeader) =>
@@ -216,13 +260,51 @@ add('tcp_flags', 'tcp_flags', {
   nxm: nxmNx('TCP_FLAGS', 34),
   oxm: onf('TCP_FLAGS', 42),
 });
-add('icmp_type', 'decimal', { at: [[10, 16, 8]], needs: 'icmp', nxm: nxmOf('ICMP_TYPE', 13), oxm: oxmOf('ICMPV4_TYPE', 19) });
-add('icmp_code', 'decimal', { at: [[10, 0, 8]], needs: 'icmp', nxm: nxmOf('ICMP_CODE', 14), oxm: oxmOf('ICMPV4_CODE', 20) });
-add('icmpv6_type', 'decimal', { at: [[10, 16, 8]], needs: 'icmp6', nxm: nxmNx('ICMPV6_TYPE', 21), oxm: oxmOf('ICMPV6_TYPE', 29) });
-add('icmpv6_code', 'decimal', { at: [[10, 0, 8]], needs: 'icmp6', nxm: nxmNx('ICMPV6_CODE', 22), oxm: oxmOf('ICMPV6_CODE', 30) });
-add('nd_target', 'ipv6', { at: ND_TARGET, mask: true, needs: 'nd', nxm: nxmNx('ND_TARGET', 23), oxm: oxmOf('IPV6_ND_TARGET', 31) });
-add('nd_sll', 'mac', { at: FIRST_MAC, mask: true, needs: 'nd_solicit', nxm: nxmNx('ND_SLL', 24), oxm: oxmOf('IPV6_ND_SLL', 32) });
-add('nd_tll', 'mac', { at: SECOND_MAC, mask: true, needs: 'nd_advert', nxm: nxmNx('ND_TLL', 25), oxm: oxmOf('IPV6_ND_TLL', 33) });
+add('icmp_type', 'decimal', {
+  at: [[10, 16, 8]],
+  needs: 'icmp',
+  nxm: nxmOf('ICMP_TYPE', 13),
+  oxm: oxmOf('ICMPV4_TYPE', 19),
+});
+add('icmp_code', 'decimal', {
+  at: [[10, 0, 8]],
+  needs: 'icmp',
+  nxm: nxmOf('ICMP_CODE', 14),
+  oxm: oxmOf('ICMPV4_CODE', 20),
+});
+add('icmpv6_type', 'decimal', {
+  at: [[10, 16, 8]],
+  needs: 'icmp6',
+  nxm: nxmNx('ICMPV6_TYPE', 21),
+  oxm: oxmOf('ICMPV6_TYPE', 29),
+});
+add('icmpv6_code', 'decimal', {
+  at: [[10, 0, 8]],
+  needs: 'icmp6',
+  nxm: nxmNx('ICMPV6_CODE', 22),
+  oxm: oxmOf('ICMPV6_CODE', 30),
+});
+add('nd_target', 'ipv6', {
+  at: ND_TARGET,
+  mask: true,
+  needs: 'nd',
+  nxm: nxmNx('ND_TARGET', 23),
+  oxm: oxmOf('IPV6_ND_TARGET', 31),
+});
+add('nd_sll', 'mac', {
+  at: FIRST_MAC,
+  mask: true,
+  needs: 'nd_solicit',
+  nxm: nxmNx('ND_SLL', 24),
+  oxm: oxmOf('IPV6_ND_SLL', 32),
+});
+add('nd_tll', 'mac', {
+  at: SECOND_MAC,
+  mask: true,
+  needs: 'nd_advert',
+  nxm: nxmNx('ND_TLL', 25),
+  oxm: oxmOf('IPV6_ND_TLL', 33),
+});
 
 function build([name, format, row]: [string, FieldFormat, Row], index: number): Field {
   const pieces = row.at.map(([at, shift, bits]) => ({ word: at, shift, bits }));

@@ -85,5 +85,6 @@ export function writeSubfield(row: Uint32Array, part: Subfield, value: bigint): 
 
 /** Sets the mask bits of a subfield: for wildcard tracking when an action reads it. */
 export function markSubfield(masks: Uint32Array, part: Subfield): void {
-  for (const { word, mask } of fieldWrites(part.field, 0n, subfieldMask(part))) masks[word] = (masks[word]! | mask) >>> 0;
+  for (const { word, mask } of fieldWrites(part.field, 0n, subfieldMask(part)))
+    masks[word] = (masks[word]! | mask) >>> 0;
 }

@@ -47,7 +47,11 @@ const TRANSPORT: Readonly<Record<string, readonly [string, string]>> = {
 
 /** True for a word that {@link MatchParser.take} reads. */
 export const isMatchTerm = (key: string): boolean =>
-  protocolWords.has(key) || key === 'tp_src' || key === 'tp_dst' || !!(findField(key) ?? findHeader(key)) || isUnsupportedField(key);
+  protocolWords.has(key) ||
+  key === 'tp_src' ||
+  key === 'tp_dst' ||
+  !!(findField(key) ?? findHeader(key)) ||
+  isUnsupportedField(key);
 
 export class MatchParser {
   readonly #match: Match = newMatch();
@@ -68,7 +72,8 @@ export class MatchParser {
       if (words[1] >= 0) this.#merge(key, NW_PROTO, BigInt(words[1]));
       return;
     }
-    if (!isMatchTerm(key)) throw new RequestError('unknown_keyword', `unknown keyword ${clip(key)}`, { field: clip(key) });
+    if (!isMatchTerm(key))
+      throw new RequestError('unknown_keyword', `unknown keyword ${clip(key)}`, { field: clip(key) });
     if (isUnsupportedField(key)) throw new RequestError('unsupported', `${key} is not supported yet`, { field: key });
     if (!value) throw new RequestError('bad_syntax', `field ${key} missing value`, { field: key });
     if ((findField(key) ?? findHeader(key)) === ETH_TYPE) this.#field(key, ETH_TYPE, value);
@@ -79,7 +84,8 @@ export class MatchParser {
   finish(): Match {
     // nw_proto first: tp_src, icmp_type and their like depend on it.
     const isProtocol = ({ key }: { key: string }) => [NW_PROTO, ARP_OP].includes((findField(key) ?? findHeader(key))!);
-    const rank = (term: { key: string }) => (isProtocol(term) ? 0 : /type$/i.test(term.key) ? 1 : /code$/i.test(term.key) ? 2 : 3);
+    const rank = (term: { key: string }) =>
+      isProtocol(term) ? 0 : /type$/i.test(term.key) ? 1 : /code$/i.test(term.key) ? 2 : 3;
     this.#later.sort((a, b) => rank(a) - rank(b));
     for (const { key, value } of this.#later) this.#field(key, this.#resolve(key), value);
     return this.#match;
@@ -93,10 +99,14 @@ export class MatchParser {
       if (named === NW_PROTO) return ARP_OP;
       if (key === 'nw_src' || key === 'nw_dst') return fieldOf(key === 'nw_src' ? 'arp_spa' : 'arp_tpa');
     }
-    if (type === ETH_IPV6 && protocol === 58 && /^icmp_(type|code)$/.test(key)) return fieldOf(key.replace('icmp', 'icmpv6'));
+    if (type === ETH_IPV6 && protocol === 58 && /^icmp_(type|code)$/.test(key))
+      return fieldOf(key.replace('icmp', 'icmpv6'));
     if (named) return named;
     const isIcmpMismatch = (type === ETH_IPV6) === (protocol === 1);
-    const pair = prerequisites.ip.holds(this.#match) && !((protocol === 1 || protocol === 58) && isIcmpMismatch) && TRANSPORT[protocol];
+    const pair =
+      prerequisites.ip.holds(this.#match) &&
+      !((protocol === 1 || protocol === 58) && isIcmpMismatch) &&
+      TRANSPORT[protocol];
     if (!pair) throw missingPrerequisite(key, 'tcp, udp or sctp (tcp6, udp6 or sctp6)');
     return fieldOf(pair[key === 'tp_src' ? 0 : 1]);
   }
@@ -104,7 +114,8 @@ export class MatchParser {
   #field(key: string, field: Field, text: string): void {
     if (this.#seen.has(field)) throw new RequestError('duplicate_field', `${key} is given twice`, { field: key });
     this.#seen.add(field);
-    const { value, mask } = field.name === 'dl_vlan' ? parseDlVlan(text, field, this.#names) : parseFieldValue(field, text, this.#names, key);
+    const { value, mask } =
+      field.name === 'dl_vlan' ? parseDlVlan(text, field, this.#names) : parseFieldValue(field, text, this.#names, key);
     if (mask === 0n) return;
     if (!prerequisites[field.prerequisite].holds(this.#match) && field.prerequisite !== 'vlan') {
       throw missingPrerequisite(key, prerequisites[field.prerequisite].fix);
@@ -131,7 +142,8 @@ export class MatchParser {
 
   /** OXM_OF_VLAN_VID: 0 = no tag; with bit 12 (0x1000) a tag of that VLAN (ovs-fields(7), vlan_vid). */
   #vlanVid(key: string, text: string, value: bigint, mask: bigint): void {
-    if (mask !== 0x1fffn || text.includes('/') || value & BigInt(VLAN_PRESENT)) return this.#merge(key, VLAN_TCI, value, mask);
+    if (mask !== 0x1fffn || text.includes('/') || value & BigInt(VLAN_PRESENT))
+      return this.#merge(key, VLAN_TCI, value, mask);
     if (value === 0n) return this.#merge(key, VLAN_TCI, 0n);
     const hint = `dl_vlan=${value} or vlan_vid=0x${(value | BigInt(VLAN_PRESENT)).toString(16)}`;
     throw new RequestError('bad_value', `${key}=${clip(text)} lacks the "present" bit 0x1000`, { field: key, hint });
@@ -160,7 +172,10 @@ function parseDlVlan(text: string, field: Field, names: PortNames): { value: big
 }
 
 function missingPrerequisite(key: string, fix: string): RequestError {
-  return new RequestError('OFPBMC_BAD_PREREQ', `${clip(key)} needs ${fix} in the match`, { field: clip(key), hint: `add ${fix}` });
+  return new RequestError('OFPBMC_BAD_PREREQ', `${clip(key)} needs ${fix} in the match`, {
+    field: clip(key),
+    hint: `add ${fix}`,
+  });
 }
 
 /**

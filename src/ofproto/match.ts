@@ -118,4 +118,3 @@ export const prerequisites: Readonly<Record<PrerequisiteName, Prerequisite>> = {
   nd_solicit: { fix: 'icmp6, icmp_type=135, icmp_code=0', holds: (match) => isNd(match, [135]) },
   nd_advert: { fix: 'icmp6, icmp_type=136, icmp_code=0', holds: (match) => isNd(match, [136]) },
 };
-

@@ -19,7 +19,8 @@ const SEPARATORS = ', \t\r\n';
  * @throws RequestError when parentheses do not pair up or the text is too long.
  */
 export function splitTerms(text: string): Term[] {
-  if (text.length > MAX_TEXT) throw new RequestError('too_long', `text of ${text.length} characters, at most ${MAX_TEXT} are allowed`);
+  if (text.length > MAX_TEXT)
+    throw new RequestError('too_long', `text of ${text.length} characters, at most ${MAX_TEXT} are allowed`);
   const terms: Term[] = [];
   let at = 0;
   for (;;) {
@@ -72,7 +73,10 @@ export function parseBounded(text: string, what: string, max: number): number {
 export function parseNumber(text: string, field: string, bits: number): bigint {
   const value = parseUnsigned(text);
   if (value === undefined || value >> BigInt(bits) !== 0n) {
-    throw new RequestError('bad_value', `invalid numeric format ${clip(text)}`, { field, hint: `a number of ${bits} bits` });
+    throw new RequestError('bad_value', `invalid numeric format ${clip(text)}`, {
+      field,
+      hint: `a number of ${bits} bits`,
+    });
   }
   return value;
 }
