@@ -148,7 +148,12 @@ export const truncate = (fd: number, size: number): void => {
  * Maps `length` bytes of a file from any `offset` on, as an ArrayBuffer that unmaps itself when collected.
  * With `write` the memory is shared both ways; without, stores stay in this process and hide the peer's later ones on that
  * page. `owner` (0 to 2^31-1) is the name under which `takeFaults` reports accesses past the file's end; such an access
- * reads zeros and does not fail. Errors: EBADF, EACCES, EPERM (write-sealed), ENOMEM, ENFILE (4096 maps in the process).
+ * reads zeros and does not fail.
+ *
+ * V8 counts the length as memory that a collection could free: a map that is large against the thread's heap limit costs
+ * one full collection (4 to 16 ms) when it is made, none later. Where such a pause hurts, start the thread with a
+ * `resourceLimits.maxOldGenerationSizeMb` of many times the maps (it is a limit, not a reservation).
+ * Errors: EBADF, EACCES, EPERM (write-sealed), ENOMEM, ENFILE (4096 maps in the process).
  */
 export const map = (
   fd: number,
