@@ -1,6 +1,7 @@
 /**
- * Frames of bytes, with descriptors, over a unix stream socket: a little-endian uint32 length, then that many bytes.
- * Descriptors travel with the first byte of their frame. Everything is asynchronous; nothing a peer sends is trusted.
+ * Frames of bytes, with descriptors, over a unix stream socket: little-endian uint32 length and number of descriptors, then
+ * that many bytes. Descriptors travel with the first byte of their frame; since the kernel may hand them over together with
+ * bytes of the frame before, they are counted off by the frame heads. Nothing a peer sends is trusted.
  */
 import { close, EAGAIN, errnoName, READABLE, recvWithFds, sendWithFds, Watcher, WRITABLE } from './os.ts';
 
@@ -11,6 +12,7 @@ export const MAX_FRAME_FDS = 253;
 /** Bytes that may wait for a peer that does not read, before the channel is closed. */
 const MAX_BACKLOG = 1 << 28;
 const CHUNK = 1 << 16;
+const HEAD = 8;
 
 export interface ChannelEvents {
   /** `fds` belong to the receiver. */
@@ -52,9 +54,11 @@ export class Channel {
   /** Queues a frame; `fds` stay the caller's and must stay open until the frame has left (they are sent at once if possible). */
   send(bytes: Uint8Array, fds: readonly number[] = []): void {
     if (!this.#open) return;
-    const frame = new Uint8Array(4 + bytes.length);
-    new DataView(frame.buffer).setUint32(0, bytes.length, true);
-    frame.set(bytes, 4);
+    const frame = new Uint8Array(HEAD + bytes.length);
+    const head = new DataView(frame.buffer);
+    head.setUint32(0, bytes.length, true);
+    head.setUint32(4, fds.length, true);
+    frame.set(bytes, HEAD);
     this.#queue.push({ bytes: frame, fds, sent: 0 });
     this.#backlog += frame.length;
     if (this.#backlog > MAX_BACKLOG) this.close('peer does not read');
@@ -105,21 +109,23 @@ export class Channel {
 
   #deliver(): void {
     let at = 0;
-    while (this.#open && this.#filled - at >= 4) {
-      const length = new DataView(this.#buffer.buffer, this.#buffer.byteOffset).getUint32(at, true);
+    while (this.#open && this.#filled - at >= HEAD) {
+      const view = new DataView(this.#buffer.buffer, this.#buffer.byteOffset + at);
+      const length = view.getUint32(0, true);
+      const count = view.getUint32(4, true);
       if (length > MAX_FRAME_BYTES)
         return this.close(`frame of ${length} bytes, at most ${MAX_FRAME_BYTES} are allowed`);
-      if (this.#filled - at < 4 + length) {
-        if (this.#buffer.length < 4 + length) this.#grow(4 + length);
+      if (this.#filled - at < HEAD + length) {
+        if (this.#buffer.length < HEAD + length) this.#grow(HEAD + length);
         break;
       }
-      const frame = this.#buffer.slice(at + 4, at + 4 + length);
-      at += 4 + length;
-      const fds = this.#fds;
-      this.#fds = [];
-      this.#events.frame(frame, fds);
+      if (count > this.#fds.length) return this.close(`frame lacks ${count - this.#fds.length} of its descriptors`);
+      const frame = this.#buffer.slice(at + HEAD, at + HEAD + length);
+      at += HEAD + length;
+      this.#events.frame(frame, this.#fds.splice(0, count));
     }
     if (!this.#open) return;
+    if (this.#fds.length > MAX_FRAME_FDS) return this.close('descriptors that belong to no frame');
     this.#buffer.copyWithin(0, at, this.#filled);
     this.#filled -= at;
   }

@@ -8,7 +8,7 @@ import process from 'node:process';
  * @param option what `--rundir` says; without it $RINGWAY_RUNDIR, else /run/ringway for root, else
  * $XDG_RUNTIME_DIR/ringway, else /tmp/ringway-<uid>. @returns an absolute path; the folder may not exist yet.
  */
-export function runDirectory(option?: string, env: NodeJS.ProcessEnv = process.env): string {
+export function defaultRundir(option?: string, env: NodeJS.ProcessEnv = process.env): string {
   const named = option || env.RINGWAY_RUNDIR;
   if (named) return resolve(named);
   const uid = process.getuid?.() ?? 0;

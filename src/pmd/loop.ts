@@ -1,0 +1,191 @@
+// hot
+/**
+ * The poll loop of a PMD worker: poll the rx queues in turn, look for commands of the control plane and for verbs of the main
+ * thread, and sleep when nothing has come for a while.
+ *
+ * Sleeping: every queue is asked to notify (`arm`), which looks for packets once more afterwards; then the worker says that it
+ * sleeps, looks at its rings once more, and blocks in poll() on the kick eventfds and its own wake eventfd. Whoever writes a
+ * ring reads "asleep" after writing, so one of the two always sees the other.
+ */
+import { workerCounter } from '#contract/catalogue.ts';
+import { H_COMMAND_HEAD, H_COMMAND_TAIL, H_WORKER_ASLEEP, type Lane } from '#contract/lane.ts';
+import { eventfdDrain, faultWord, pollFds, sampleTsc, tscHz, tscSample } from '#contract/os.ts';
+import type { RxQueue } from '#ports/port.ts';
+import { SHARED_VERBS } from './verbs.ts';
+
+/** Longest sleep, so that a lost notification costs a pause and not a guest its network. */
+const SLEEP_MICROS = 100_000;
+/** Descriptors that poll() takes, the wake eventfd among them. */
+const MAX_FDS = 1024;
+
+const C_ITERATIONS = workerCounter('iterations');
+const C_IDLE_ITERATIONS = workerCounter('idle_iterations');
+const C_BUSY_CYCLES = workerCounter('busy_cycles');
+const C_IDLE_CYCLES = workerCounter('idle_cycles');
+const C_SLEEPS = workerCounter('sleeps');
+const C_BUS_FAULTS = workerCounter('bus_faults');
+
+/** What the loop runs; made once per worker. */
+export interface LoopWork {
+  /** Moves one burst of a queue through the datapath; `now` is milliseconds since the epoch. @returns packets received. */
+  burst(queue: RxQueue, now: number): number;
+  /** Carries out what lies in the command ring. */
+  commands(now: number): void;
+  /** Carries out what the main thread asked. @returns false to end the loop. */
+  verbs(): boolean;
+  /** A guest took memory away. */
+  fault(): void;
+  /** Now and then (about once a second): upkeep of caches. */
+  upkeep(now: number): void;
+}
+
+export class PollLoop {
+  readonly #lane: Lane;
+  readonly #shared: Int32Array;
+  readonly #wakeFd: number;
+  readonly #work: LoopWork;
+  readonly #fds = new Int32Array(MAX_FDS);
+  #fdCount = 0;
+  #queues: readonly RxQueue[] = [];
+  /** Cycles per queue since `takeUsage`. */
+  #usage = new Float64Array(0);
+  #usageSince = 0;
+  #canSleep = true;
+  #sleepAfter = 0;
+  readonly #cyclesPerMs: number;
+  readonly #epochMs: number;
+  readonly #epochTsc: number;
+
+  constructor(lane: Lane, shared: Int32Array, wakeFd: number, work: LoopWork) {
+    this.#lane = lane;
+    this.#shared = shared;
+    this.#wakeFd = wakeFd;
+    this.#work = work;
+    this.#cyclesPerMs = tscHz() / 1000;
+    sampleTsc();
+    this.#epochTsc = tscSample[0]!;
+    this.#epochMs = Date.now();
+    this.#usageSince = this.#epochTsc;
+  }
+
+  /** @param micros idle time after which the worker sleeps; Infinity: never. */
+  sleepAfter(micros: number): void {
+    this.#sleepAfter = (micros / 1000) * this.#cyclesPerMs;
+  }
+
+  /** The queues to poll from now on. */
+  poll(queues: readonly RxQueue[]): void {
+    this.#queues = queues;
+    this.#usage = new Float64Array(queues.length);
+    this.#fds[0] = this.#wakeFd;
+    this.#fdCount = 1;
+    this.#canSleep = queues.length < MAX_FDS;
+    for (let i = 0; i < queues.length; i++) {
+      const fd = queues[i]!.kickFd;
+      if (fd < 0) this.#canSleep = false;
+      else if (this.#fdCount < MAX_FDS) this.#fds[this.#fdCount++] = fd;
+    }
+  }
+
+  get queues(): readonly RxQueue[] {
+    return this.#queues;
+  }
+
+  /** Cycles per polled queue since the last call, and of the whole worker. */
+  takeUsage(): { cycles: Float64Array; total: number } {
+    const cycles = this.#usage;
+    this.#usage = new Float64Array(cycles.length);
+    sampleTsc();
+    const total = tscSample[0]! - this.#usageSince;
+    this.#usageSince = tscSample[0]!;
+    return { cycles, total };
+  }
+
+  /** Runs until a verb ends it. */
+  run(): void {
+    const counters = this.#lane.worker;
+    const header = this.#lane.header;
+    const shared = this.#shared;
+    const work = this.#work;
+    const clock = tscSample;
+    const perMs = this.#cyclesPerMs;
+    const epochMs = this.#epochMs;
+    const epochTsc = this.#epochTsc;
+    let verbs = 0;
+    let faults = faultWord[0]!;
+    let upkeepAt = 0;
+    sampleTsc();
+    let last = clock[0]!;
+    let busySince = last;
+    for (;;) {
+      const queues = this.#queues;
+      const usage = this.#usage;
+      const n = queues.length;
+      const now = epochMs + Math.floor((last - epochTsc) / perMs);
+      let packets = 0;
+      for (let i = 0; i < n; i++) {
+        const got = work.burst(queues[i]!, now);
+        if (got > 0) {
+          packets += got;
+          sampleTsc();
+          usage[i]! += clock[0]! - last;
+          counters[C_BUSY_CYCLES]! += clock[0]! - last;
+          last = clock[0]!;
+        }
+      }
+      if (header[H_COMMAND_HEAD] !== header[H_COMMAND_TAIL]) {
+        work.commands(now);
+        busySince = last;
+      }
+      if (shared[SHARED_VERBS] !== verbs) {
+        verbs = (verbs + 1) | 0;
+        if (!work.verbs()) return;
+      }
+      if (faultWord[0] !== faults) {
+        faults = faultWord[0]!;
+        counters[C_BUS_FAULTS]! += 1;
+        work.fault();
+      }
+      counters[C_ITERATIONS]! += 1;
+      sampleTsc();
+      if (packets > 0) {
+        counters[C_BUSY_CYCLES]! += clock[0]! - last;
+        busySince = clock[0]!;
+      } else {
+        counters[C_IDLE_ITERATIONS]! += 1;
+        counters[C_IDLE_CYCLES]! += clock[0]! - last;
+      }
+      last = clock[0]!;
+      if (last - busySince > this.#sleepAfter && this.#canSleep && shared[SHARED_VERBS] === verbs) {
+        this.#sleep(verbs);
+        counters[C_SLEEPS]! += 1;
+        sampleTsc();
+        last = clock[0]!;
+        busySince = last;
+      }
+      if (last > upkeepAt) {
+        work.upkeep(now);
+        upkeepAt = last + perMs * 1000;
+      }
+    }
+  }
+
+  #sleep(verbs: number): void {
+    const queues = this.#queues;
+    const header = this.#lane.header;
+    const fds = this.#fds;
+    let armed = 0;
+    let waiting = false;
+    while (armed < queues.length && !waiting) waiting = queues[armed++]!.arm();
+    if (!waiting) {
+      Atomics.store(header, H_WORKER_ASLEEP, 1);
+      const quiet =
+        Atomics.load(header, H_COMMAND_HEAD) === header[H_COMMAND_TAIL] &&
+        Atomics.load(this.#shared, SHARED_VERBS) === verbs;
+      if (quiet) pollFds(fds, this.#fdCount, SLEEP_MICROS);
+      Atomics.store(header, H_WORKER_ASLEEP, 0);
+      for (let i = 0; i < this.#fdCount; i++) eventfdDrain(fds[i]!);
+    }
+    for (let i = 0; i < armed; i++) queues[i]!.disarm();
+  }
+}

@@ -1,0 +1,151 @@
+// hot
+/**
+ * A worker's end of the upcall ring (contract/lane.ts): misses go out as records, answers run on those same bytes.
+ *
+ * Records are answered in order, each once. The bytes of a record stay until its answer has come, so the packet goes on from
+ * there. With no control plane attached every miss is lost, and named so.
+ */
+import { dropReason } from '#contract/catalogue.ts';
+import { KEY_WORDS } from '#contract/flow-key.ts';
+import {
+  H_CONTROL_ASLEEP,
+  H_UPCALL_FREED,
+  H_UPCALL_HEAD,
+  H_UPCALL_READ,
+  LANE_UPCALL_AT,
+  type Lane,
+  UPCALL_RING_BYTES,
+} from '#contract/lane.ts';
+import { address, eventfdSignal } from '#contract/os.ts';
+import {
+  RECORD_UPCALL,
+  UPCALL_FRAME,
+  UPCALL_IN_PORT,
+  UPCALL_KEY,
+  UPCALL_LENGTH,
+  UPCALL_SEQ,
+  UPCALL_VNET,
+} from '#contract/records.ts';
+import { RingReader, RingWriter } from '#contract/ring.ts';
+import type { PacketBatch } from '#datapath/packet/batch.ts';
+
+const REASON_NO_CONTROL = dropReason('no_control_plane');
+const REASON_RING_FULL = dropReason('upcall_ring_full');
+const HEAD_BYTES = UPCALL_FRAME * 4;
+const signal = eventfdSignal;
+
+export class UpcallPath {
+  readonly #lane: Lane;
+  readonly #writer: RingWriter;
+  /** Walks the unanswered records. */
+  readonly #answered: RingReader;
+  readonly #ringAddress: number;
+  #doorbell = -1;
+  #sequence = 0;
+  #written = 0;
+
+  constructor(lane: Lane) {
+    const { buffer, header } = lane;
+    this.#lane = lane;
+    this.#writer = new RingWriter(buffer, header, LANE_UPCALL_AT, UPCALL_RING_BYTES, H_UPCALL_HEAD, H_UPCALL_FREED);
+    this.#answered = new RingReader(buffer, header, LANE_UPCALL_AT, UPCALL_RING_BYTES, H_UPCALL_HEAD, H_UPCALL_FREED);
+    this.#ringAddress = address(buffer) + LANE_UPCALL_AT;
+  }
+
+  /** A control plane came (its doorbell eventfd), or went (-1). What was unanswered is forgotten. */
+  attach(doorbell: number): void {
+    this.#doorbell = doorbell;
+    this.#writer.reset();
+    this.#answered.reset();
+    this.#written = 0;
+    Atomics.store(this.#lane.header, H_UPCALL_READ, 0);
+    Atomics.store(this.#lane.header, H_CONTROL_ASLEEP, 0);
+  }
+
+  get attached(): boolean {
+    return this.#doorbell >= 0;
+  }
+
+  /** Words and bytes of the ring, and its absolute address: where answered packets lie. */
+  get words(): Uint32Array {
+    return this.#writer.words;
+  }
+
+  get ringAddress(): number {
+    return this.#ringAddress;
+  }
+
+  /**
+   * Hands a parsed packet to the control plane; shown to it at the next `flush`. No copy rows may be waiting in the batch.
+   * @returns 0, or the drop reason.
+   */
+  miss(batch: PacketBatch, slot: number): number {
+    if (this.#doorbell < 0) return REASON_NO_CONTROL;
+    const length = batch.length[slot]!;
+    const at = this.#writer.reserve(RECORD_UPCALL, HEAD_BYTES + length);
+    if (at < 0) return REASON_RING_FULL;
+    const words = this.#writer.words;
+    words[at + UPCALL_SEQ] = this.#sequence;
+    words[at + UPCALL_IN_PORT] = batch.inPort;
+    words[at + UPCALL_LENGTH] = length;
+    words[at + UPCALL_VNET] = batch.vnetFlags[slot]! | (batch.gsoType[slot]! << 8) | (batch.gsoSize[slot]! << 16);
+    words[at + UPCALL_VNET + 1] = batch.vnetHeaderLength[slot]! | (batch.csumStart[slot]! << 16);
+    words[at + UPCALL_VNET + 2] = batch.csumOffset[slot]!;
+    const keys = batch.keys;
+    const key = slot * KEY_WORDS;
+    for (let w = 0; w < KEY_WORDS; w++) words[at + UPCALL_KEY + w] = keys[key + w]!;
+    this.#copyFrame(batch, slot, this.#ringAddress + (at + UPCALL_FRAME) * 4);
+    this.#sequence = (this.#sequence + 1) >>> 0;
+    this.#written = 1;
+    return 0;
+  }
+
+  #copyFrame(batch: PacketBatch, slot: number, to: number): void {
+    const rows = batch.rows;
+    const segmentAddress = batch.segmentAddress;
+    const segmentLength = batch.segmentLength;
+    const head = batch.headLength[slot]!;
+    rows[0] = to;
+    rows[1] = batch.scratchAddress + batch.start[slot]!;
+    rows[2] = head;
+    let row = 3;
+    let dst = to + head;
+    const first = batch.segmentFirst[slot]!;
+    const end = first + batch.segmentCount[slot]!;
+    for (let s = first; s < end; s++) {
+      rows[row] = dst;
+      rows[row + 1] = segmentAddress[s]!;
+      rows[row + 2] = segmentLength[s]!;
+      row += 3;
+      dst += segmentLength[s]!;
+    }
+    batch.rowCount = row / 3;
+    batch.copy();
+  }
+
+  /** Shows the misses of a burst to the control plane, and rings if it asked for that. */
+  flush(): void {
+    if (this.#written === 0) return;
+    this.#written = 0;
+    this.#writer.publish();
+    const header = this.#lane.header;
+    if (Atomics.load(header, H_CONTROL_ASLEEP) === 1 && Atomics.exchange(header, H_CONTROL_ASLEEP, 0) === 1) {
+      signal(this.#doorbell);
+    }
+  }
+
+  /**
+   * Takes the oldest unanswered upcall, for an answer with this sequence number.
+   * @returns word index of its record in `words`, or -1 when the answer fits no upcall.
+   */
+  answer(sequence: number): number {
+    const at = this.#answered.next();
+    if (at < 0) return -1;
+    return this.#writer.words[at + UPCALL_SEQ] === sequence ? at : -1;
+  }
+
+  /** The bytes of the upcalls answered so far may be used again. */
+  release(): void {
+    this.#answered.release();
+  }
+}
