@@ -11,10 +11,11 @@ import type { Bench, BenchOptions, BenchResult } from './bench.ts';
 import { controlKill } from './system/control-kill.ts';
 import { flowMods } from './system/flow-mods.ts';
 import { idle } from './system/idle.ts';
+import { missLatency } from './system/miss-latency.ts';
 import { rates } from './system/rates.ts';
 import { upcalls } from './system/upcalls.ts';
 
-const SYSTEM: Bench[] = [rates, flowMods, upcalls, idle, controlKill];
+const SYSTEM: Bench[] = [rates, flowMods, upcalls, missLatency, idle, controlKill];
 const STAGE_DIR = fileURLToPath(new URL('stage/', import.meta.url));
 
 interface Stage {
