@@ -145,7 +145,8 @@ function formatSet({ form, field, value, mask }: SetFieldAction): string[] {
 /** One load for each run of mask bits, the lowest first; a load takes 64 bits at most. */
 function formatLoads(field: Field, value: bigint, mask: bigint): string[] {
   const loads: string[] = [];
-  const wanted = field.name === 'nw_tos' ? 0xffn : mask & ((1n << BigInt(field.subfieldBits)) - 1n);
+  const all = (1n << BigInt(field.subfieldBits)) - 1n;
+  const wanted = mask === field.fullMask ? all : mask & all;
   for (let offset = 0; wanted >> BigInt(offset) !== 0n; ) {
     let bits = 0;
     while (bits < 64 && (wanted >> BigInt(offset + bits)) & 1n) bits++;

@@ -46,7 +46,10 @@ export interface Field {
   readonly aliases: readonly string[];
   /** Width of the value, as matched and set. */
   readonly bits: number;
-  /** Width that `field[a..b]` may address; less than `bits` for vlan_vid, whose bit 12 says "present". */
+  /**
+   * Width that `field[a..b]` may address: less than `bits` for vlan_vid, whose bit 12 says "present"; more for arp_op and
+   * port numbers, whose upper bits are always 0 in the key.
+   */
   readonly subfieldBits: number;
   /** Bytes of the value in an OXM entry. */
   readonly bytes: number;
@@ -115,9 +118,15 @@ add('tun_id', 'hex', {
   oxm: oxmOf('TUNNEL_ID', 38),
 });
 add('in_port', 'port', { at: [[0, 0, 16]], nxm: nxmOf('IN_PORT', 0) });
-add('in_port_oxm', 'port', { at: [[0, 0, 16]], bytes: 4, oxm: oxmOf('IN_PORT', 0) });
+add('in_port_oxm', 'port', { at: [[0, 0, 16]], subfieldBits: 32, bytes: 4, oxm: oxmOf('IN_PORT', 0) });
 add('pkt_mark', 'hex', { at: [word(50)], mask: true, nxm: nxmNx('PKT_MARK', 33) });
-add('actset_output', 'port', { at: [[51, 0, 16]], bytes: 4, readOnly: true, oxm: onf('ACTSET_OUTPUT', 43) });
+add('actset_output', 'port', {
+  at: [[51, 0, 16]],
+  subfieldBits: 32,
+  bytes: 4,
+  readOnly: true,
+  oxm: onf('ACTSET_OUTPUT', 43),
+});
 add('metadata', 'hex', { at: [word(32), word(33)], mask: true, oxm: oxmOf('METADATA', 2) });
 for (let n = 0; n < 16; n++) add(`reg${n}`, 'hex', { at: [word(REG0 + n)], mask: true, nxm: nxmNx(`REG${n}`, n) });
 for (let n = 0; n < 8; n++) {
@@ -221,6 +230,7 @@ add('nw_ecn', 'decimal', {
 });
 add('arp_op', 'decimal', {
   at: [[7, 8, 8]],
+  subfieldBits: 16,
   bytes: 2,
   needs: 'arp',
   nxm: nxmOf('ARP_OP', 15),

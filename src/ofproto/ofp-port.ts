@@ -63,5 +63,7 @@ export function formatPort(port: number, names?: PortNames): string {
   if (name) return name;
   const known = names?.nameOf(port);
   if (known === undefined) return String(port);
-  return /^[A-Za-z_][A-Za-z0-9_.-]*$/.test(known) && !numbers.has(known.toUpperCase()) ? known : JSON.stringify(known);
+  // As ovs-ofctl: quoted unless plain letters and digits. A port named like a reserved one can only be meant by number.
+  if (numbers.has(known.toUpperCase())) return String(port);
+  return /^[A-Za-z][A-Za-z0-9]*$/.test(known) ? known : JSON.stringify(known);
 }

@@ -15,8 +15,8 @@ export interface Term {
 const SEPARATORS = ', \t\r\n';
 
 /**
- * Splits `key`, `key=value`, `key:value` and `key(value)` at commas and blanks that are not inside parentheses.
- * @throws RequestError when parentheses do not pair up or the text is too long.
+ * Splits `key`, `key=value`, `key:value` and `key(value)` at commas and blanks outside of parentheses and quotes.
+ * @throws RequestError when those do not pair up or the text is too long.
  */
 export function splitTerms(text: string): Term[] {
   if (text.length > MAX_TEXT)
@@ -27,7 +27,7 @@ export function splitTerms(text: string): Term[] {
     while (at < text.length && SEPARATORS.includes(text[at]!)) at++;
     if (at >= text.length) return terms;
     const start = at;
-    while (at < text.length && !':=('.includes(text[at]!) && !SEPARATORS.includes(text[at]!)) at++;
+    while (at < text.length && !':=('.includes(text[at]!) && !SEPARATORS.includes(text[at]!)) at = step(text, at);
     const key = text.slice(start, at);
     const delimiter = at < text.length && ':=('.includes(text[at]!) ? text[at]! : '';
     if (delimiter === '') {
@@ -41,10 +41,20 @@ export function splitTerms(text: string): Term[] {
   }
 }
 
+/** The next place after a character, or after a whole string in double quotes (a port name). */
+function step(text: string, at: number): number {
+  if (text[at] !== '"') return at + 1;
+  for (let end = at + 1; end < text.length; end++) {
+    if (text[end] === '\\') end++;
+    else if (text[end] === '"') return end + 1;
+  }
+  throw new RequestError('bad_syntax', `unpaired quote in "${clip(text)}"`);
+}
+
 /** End of a value: the next separator outside parentheses, or just after the closing one where `depth` starts at 1. */
 function valueEnd(text: string, from: number, depth: number): number {
   const inParentheses = depth === 1;
-  for (let at = from; at < text.length; at++) {
+  for (let at = from; at < text.length; at = step(text, at)) {
     const c = text[at]!;
     if (c === '(') depth++;
     else if (c === ')' && --depth === 0 && inParentheses) return at + 1;
