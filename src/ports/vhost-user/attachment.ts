@@ -1,0 +1,85 @@
+/**
+ * What a worker gets of a vhost-user port: plain data, and the view made from it.
+ *
+ * Descriptors in an attachment belong to the session, which keeps them open for as long as the attachment stands. Every
+ * worker maps the guest's memory for itself; a new attachment of the same memory table takes the mappings over.
+ */
+import type { Attachment, PortFactory, RxQueue, TxQueue, WorkerContext, WorkerPort } from '#ports/port.ts';
+import { ChainWalker } from './chain.ts';
+import { GuestMemory, type Region } from './guest-memory.ts';
+import { type RxOptions, VhostRxQueue } from './rx.ts';
+import { type TxOptions, VhostTxQueue } from './tx.ts';
+import { type RingPlace, Vring } from './vring.ts';
+
+export const KIND = 'vhost-user';
+
+export interface VhostUserAttachment extends Attachment {
+  readonly kind: typeof KIND;
+  /** Number of the memory table, never used twice in a process. */
+  readonly generation: number;
+  readonly regions: readonly Region[];
+  /** Rings that are started and enabled. */
+  readonly rings: readonly RingPlace[];
+  /** STATE_WORDS words per virtqueue (vring.ts). */
+  readonly state: SharedArrayBuffer;
+  readonly rx: RxOptions;
+  readonly tx: TxOptions;
+}
+
+class VhostWorkerPort implements WorkerPort {
+  readonly portNo: number;
+  readonly rx: readonly RxQueue[];
+  readonly tx: TxQueue | undefined;
+  readonly generation: number;
+  readonly memory: GuestMemory;
+  readonly #tx: VhostTxQueue | undefined;
+
+  constructor(attachment: VhostUserAttachment, context: WorkerContext, memory: GuestMemory) {
+    const { portNo, rings, state } = attachment;
+    this.portNo = portNo;
+    this.generation = attachment.generation;
+    this.memory = memory;
+    const walker = new ChainWalker(memory);
+    const vring = (place: RingPlace) => new Vring(place, memory.buffers, state);
+    this.rx = rings
+      .filter(({ index }) => index % 2 === 1)
+      .map(
+        (place) => new VhostRxQueue(portNo, place.index >> 1, vring(place), walker, context.counters, attachment.rx),
+      );
+    const places = rings.filter(({ index }) => index % 2 === 0);
+    const place = places[context.worker % places.length];
+    this.#tx =
+      place &&
+      new VhostTxQueue(
+        portNo,
+        place.index >> 1,
+        places.length < context.workers,
+        vring(place),
+        walker,
+        context.counters,
+        attachment.tx,
+      );
+    this.tx = this.#tx;
+  }
+
+  /** Takes the view apart but leaves the mappings to another one. */
+  handOver(): GuestMemory {
+    this.#tx?.close();
+    return this.memory;
+  }
+
+  close(): void {
+    this.#tx?.close();
+    this.memory.close();
+  }
+}
+
+/** Makes a worker's view of a vhost-user port. @throws OsError when guest memory cannot be mapped. */
+export const attachVhostUser: PortFactory = (attachment, context, previous) => {
+  const wanted = attachment as VhostUserAttachment;
+  if (previous instanceof VhostWorkerPort && previous.generation === wanted.generation) {
+    return new VhostWorkerPort(wanted, context, previous.handOver());
+  }
+  previous?.close();
+  return new VhostWorkerPort(wanted, context, new GuestMemory(wanted.regions, wanted.portNo));
+};

@@ -1,0 +1,133 @@
+/**
+ * The socket of a port: listens, or connects and tries again, and hands over one connection at a time.
+ *
+ * A socket file left by a dead process is removed; one that somebody listens on, and any other kind of file, is an error.
+ * While a connection is in use, a listening endpoint accepts and closes further ones: a front end that comes too early
+ * sees its connection end and tries again.
+ */
+import { chownSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { accept, close, OsError, unixConnect, unixListen, unlinkIfSocket, Watcher } from '#contract/os.ts';
+import type { Settings } from './options.ts';
+
+const FIRST_RETRY_MS = 50;
+const LAST_RETRY_MS = 1000;
+
+export class Endpoint {
+  readonly #settings: Settings;
+  /** Takes a connected descriptor over. */
+  readonly #onConnection: (fd: number) => void;
+  /** Says why a connection could not be had, once per cause. */
+  readonly #onTrouble: (reason: string) => void;
+  readonly #watcher: Watcher;
+  #listenFd = -1;
+  #inode = 0;
+  #timer: NodeJS.Timeout | undefined;
+  #delay = FIRST_RETRY_MS;
+  #busy = false;
+  #open = false;
+
+  constructor(settings: Settings, onConnection: (fd: number) => void, onTrouble: (reason: string) => void) {
+    this.#settings = settings;
+    this.#onConnection = onConnection;
+    this.#onTrouble = onTrouble;
+    this.#watcher = new Watcher(() => this.#accept());
+  }
+
+  /** @throws Error when the path cannot be listened on. A client starts to connect and never throws. */
+  start(): void {
+    this.#open = true;
+    if (this.#settings.mode === 'client') this.#connect();
+    else this.#listen();
+  }
+
+  /** The connection handed over has ended: the next one may come. */
+  released(): void {
+    this.#busy = false;
+    if (this.#open && this.#settings.mode === 'client') this.#later();
+  }
+
+  /** The connection came to life: the next retry starts early again. */
+  healthy(): void {
+    this.#delay = FIRST_RETRY_MS;
+  }
+
+  stop(): void {
+    this.#open = false;
+    clearTimeout(this.#timer);
+    this.#watcher.close();
+    if (this.#listenFd < 0) return;
+    close(this.#listenFd);
+    this.#listenFd = -1;
+    // Another process may have put its own socket there.
+    const { path } = this.#settings;
+    if (lstatSync(path, { throwIfNoEntry: false })?.ino === this.#inode) unlinkIfSocket(path);
+  }
+
+  #listen(): void {
+    const { path, socketMode, socketOwner } = this.#settings;
+    mkdirSync(dirname(path), { recursive: true });
+    removeStale(path);
+    this.#listenFd = unixListen(path, socketMode === undefined ? {} : { mode: socketMode });
+    this.#inode = lstatSync(path).ino;
+    if (socketOwner) {
+      try {
+        chownSync(
+          path,
+          socketOwner.uid < 0 ? process.getuid!() : socketOwner.uid,
+          socketOwner.gid < 0 ? process.getgid!() : socketOwner.gid,
+        );
+      } catch (error) {
+        this.stop();
+        throw new Error(`option socket-owner: ${(error as Error).message}`);
+      }
+    }
+    this.#watcher.add(this.#listenFd);
+  }
+
+  #accept(): void {
+    const fd = accept(this.#listenFd);
+    if (fd < 0) return;
+    if (this.#busy) {
+      close(fd);
+      return;
+    }
+    this.#busy = true;
+    this.#onConnection(fd);
+  }
+
+  #connect(): void {
+    let fd: number;
+    try {
+      fd = unixConnect(this.#settings.path);
+    } catch (error) {
+      this.#onTrouble((error as Error).message);
+      this.#later();
+      return;
+    }
+    this.#busy = true;
+    this.#onConnection(fd);
+  }
+
+  #later(): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#connect(), this.#delay);
+    this.#delay = Math.min(2 * this.#delay, LAST_RETRY_MS);
+  }
+}
+
+/** @throws Error when the path is in use, or holds something that is not a socket. */
+function removeStale(path: string): void {
+  const about = lstatSync(path, { throwIfNoEntry: false });
+  if (!about) return;
+  if (!about.isSocket()) throw new Error(`${path} exists and is not a socket; remove it or choose another path`);
+  try {
+    close(unixConnect(path));
+  } catch (error) {
+    // ECONNREFUSED: nobody listens. ENOENT: it went away just now.
+    if (!(error instanceof OsError) || (error.code !== 'ECONNREFUSED' && error.code !== 'ENOENT')) throw error;
+    if (error.code === 'ECONNREFUSED') unlinkSync(path);
+    return;
+  }
+  throw new Error(`another process listens on ${path}; stop it or choose another path`);
+}

@@ -1,0 +1,140 @@
+/**
+ * Guest memory: the regions of a memory table, checked at the door, mapped, and translated.
+ *
+ * Two address spaces name the same bytes: guest physical addresses (descriptors) and addresses of the front end's own
+ * process (ring addresses of SET_VRING_ADDR). All numbers are doubles: `checkRegions` admits nothing at or above 2^52, so
+ * that a sum of two of them is exact. A worker's translation table is one flat Float64Array of (start, end, delta) per
+ * region: a range [a, a + n) lies in a region when start <= a and a + n <= end, and its address here is a + delta.
+ */
+import { address, fileSize, map, release, SEAL_SHRINK, seals } from '#contract/os.ts';
+import type { MemoryRegion } from './wire.ts';
+
+const LIMIT = 2 ** 52;
+
+/** One region, in plain numbers. */
+export interface Region {
+  readonly guestAddress: number;
+  readonly userAddress: number;
+  readonly size: number;
+  readonly fd: number;
+  readonly mmapOffset: number;
+}
+
+export const TABLE_START = 0;
+export const TABLE_END = 1;
+export const TABLE_DELTA = 2;
+export const TABLE_STRIDE = 3;
+
+/** Turns a memory table into numbers. @throws RangeError that says which region is impossible and why. */
+export function checkRegions(rows: readonly MemoryRegion[], fds: readonly number[]): Region[] {
+  if (rows.length !== fds.length) throw new RangeError(`${rows.length} memory regions, ${fds.length} descriptors`);
+  const regions = rows.map((row, i) => {
+    const limit = BigInt(LIMIT);
+    if (row.size === 0n) throw new RangeError(`memory region ${i} is empty`);
+    for (const [what, start] of [
+      ['guest address', row.guestAddress],
+      ['user address', row.userAddress],
+      ['mmap offset', row.mmapOffset],
+    ] as const) {
+      if (start >= limit || row.size >= limit || start + row.size > limit) {
+        throw new RangeError(
+          `memory region ${i}: ${what} 0x${start.toString(16)} plus size 0x${row.size.toString(16)} is too large`,
+        );
+      }
+    }
+    return {
+      guestAddress: Number(row.guestAddress),
+      userAddress: Number(row.userAddress),
+      size: Number(row.size),
+      fd: fds[i]!,
+      mmapOffset: Number(row.mmapOffset),
+    };
+  });
+  for (const space of ['guestAddress', 'userAddress'] as const) {
+    const order = [...regions].sort((a, b) => a[space] - b[space]);
+    for (let i = 1; i < order.length; i++) {
+      if (order[i - 1]![space] + order[i - 1]!.size > order[i]![space]) {
+        throw new RangeError(
+          `memory regions overlap at ${space === 'guestAddress' ? 'guest' : 'user'} address 0x${order[i]![space].toString(16)}`,
+        );
+      }
+    }
+  }
+  return regions;
+}
+
+/** @throws RangeError when a region's file is too short for it: the guest's memory is not shared, or was truncated. */
+export function checkFiles(regions: readonly Region[]): void {
+  regions.forEach((region, i) => {
+    const size = fileSize(region.fd);
+    if (region.mmapOffset + region.size > size) {
+      throw new RangeError(
+        `memory region ${i} ends at byte ${region.mmapOffset + region.size} of a file of ${size} bytes`,
+      );
+    }
+  });
+}
+
+/** Whether the guest cannot shrink any file behind its memory. */
+export const sealed = (regions: readonly Region[]): boolean =>
+  regions.every(({ fd }) => {
+    const mask = seals(fd);
+    return mask >= 0 && (mask & SEAL_SHRINK) !== 0;
+  });
+
+/** A place in the memory table. */
+export interface Place {
+  readonly region: number;
+  readonly offset: number;
+}
+
+/**
+ * Finds a front-end address. @returns undefined unless [at, at + length) lies wholly in one region.
+ * @param at, length any non-negative integers.
+ */
+export function findUserAddress(regions: readonly Region[], at: bigint, length: number): Place | undefined {
+  if (at >= BigInt(LIMIT)) return undefined;
+  const start = Number(at);
+  const region = regions.findIndex((r) => start >= r.userAddress && start + length <= r.userAddress + r.size);
+  return region < 0 ? undefined : { region, offset: start - regions[region]!.userAddress };
+}
+
+/** A mapped memory table. Each thread that touches guest memory has its own. */
+export class GuestMemory {
+  readonly regions: readonly Region[];
+  readonly count: number;
+  readonly buffers: readonly ArrayBuffer[];
+  /** Region r is u32[r]: for indirect tables. */
+  readonly u32: readonly Uint32Array[];
+  /** Guest address translation, TABLE_STRIDE doubles per region. */
+  readonly table: Float64Array;
+  #open = true;
+
+  /** @param owner port number for the SIGBUS guard. @throws OsError when a region cannot be mapped; nothing stays mapped then. */
+  constructor(regions: readonly Region[], owner: number) {
+    const buffers: ArrayBuffer[] = [];
+    try {
+      for (const r of regions) buffers.push(map(r.fd, r.mmapOffset, r.size, { write: true, owner }));
+    } catch (error) {
+      for (const buffer of buffers) release(buffer);
+      throw error;
+    }
+    this.regions = regions;
+    this.count = regions.length;
+    this.buffers = buffers;
+    this.u32 = buffers.map((buffer) => new Uint32Array(buffer, 0, Math.floor(buffer.byteLength / 4)));
+    this.table = new Float64Array(regions.length * TABLE_STRIDE);
+    regions.forEach((r, i) => {
+      this.table[i * TABLE_STRIDE + TABLE_START] = r.guestAddress;
+      this.table[i * TABLE_STRIDE + TABLE_END] = r.guestAddress + r.size;
+      this.table[i * TABLE_STRIDE + TABLE_DELTA] = address(buffers[i]!) - r.guestAddress;
+    });
+  }
+
+  /** Lets the guest's memory go now; views of it read zeros from here on. */
+  close(): void {
+    if (!this.#open) return;
+    this.#open = false;
+    for (const buffer of this.buffers) release(buffer);
+  }
+}

@@ -1,0 +1,199 @@
+// hot
+/**
+ * What a guest that negotiated no offload gets instead: checksums computed, TCP GSO frames segmented, in software.
+ *
+ * The frame is first brought together in private memory (one copy), so that what is summed is what is sent. Segments take
+ * their headers from edited copies and their payload from there. Memory is a bump allocator that starts again after the
+ * copies out of it have run.
+ */
+import { address, mapAnonymous, release } from '#contract/os.ts';
+import { GSO_ECN, GSO_TCPV4, GSO_TCPV6, type PacketBatch } from '#datapath/packet/batch.ts';
+import { fold, sumBytes, swap16 } from './checksum.ts';
+import { ethernetBytes, gsoHeaderLength } from './net-header.ts';
+
+const ECN = GSO_ECN;
+const TCPV4 = GSO_TCPV4;
+const TCPV6 = GSO_TCPV6;
+const checkSum = sumBytes;
+const foldSum = fold;
+const swap = swap16;
+
+/** Below the size that transparent huge pages start at; holds fifteen of the longest frames. */
+const ARENA_BYTES = 1 << 20;
+/** Segments of one frame, at most: 64 KiB at the smallest MSS of IPv4 in practice (RFC 879: 536) is 122. */
+export const MAX_GSO_SEGMENTS = 256;
+/** Before a linear frame: so that the TCP payload of a plain IPv4 frame is 4-byte aligned. */
+const SKEW = 2;
+const VNET = 12;
+const TCP_FIN_PSH = 9;
+const TCP_CWR = 0x80;
+
+export class SoftwareOffload {
+  readonly u8: Uint8Array;
+  readonly u16: Uint16Array;
+  readonly u32: Uint32Array;
+  /** Absolute address of the arena. */
+  readonly address: number;
+  /** Byte offset of the frame that `linearise` brought here. */
+  frame = 0;
+  /** Of the frame that `prepare` looked at: its length, length of headers, payload per segment, number of segments. */
+  length = 0;
+  headers = 0;
+  mss = 0;
+  segments = 0;
+  #l3 = 0;
+  #tcp = 0;
+  #type = 0;
+  #next = 0;
+
+  constructor() {
+    const arena = mapAnonymous(ARENA_BYTES);
+    this.u8 = new Uint8Array(arena);
+    this.u16 = new Uint16Array(arena);
+    this.u32 = new Uint32Array(arena);
+    this.address = address(arena);
+  }
+
+  /** Lets go of the arena. */
+  close(): void {
+    release(this.u8.buffer as ArrayBuffer);
+  }
+
+  /** @returns byte offset of `bytes` bytes, 64-byte aligned; below ARENA_BYTES / 2 of them. */
+  #reserve(batch: PacketBatch, bytes: number): number {
+    if (this.#next + bytes > ARENA_BYTES) {
+      batch.copy();
+      this.#next = 0;
+    }
+    const at = this.#next;
+    this.#next = (at + bytes + 63) & ~63;
+    return at;
+  }
+
+  /** Copies a whole frame into the arena; runs all copies of the batch that wait. A header of 12 bytes fits before it. */
+  linearise(batch: PacketBatch, slot: number): void {
+    const length = batch.length[slot]!;
+    // Room for the headers of all segments too: from here on, no copy of this frame runs before all its rows are listed.
+    const at = this.#reserve(batch, 16 + SKEW + length + MAX_GSO_SEGMENTS * 256);
+    const rows = batch.rows;
+    let row = batch.rowCount * 3;
+    let to = this.address + at + 16 + SKEW;
+    rows[row] = to;
+    rows[row + 1] = batch.scratchAddress + batch.start[slot]!;
+    rows[row + 2] = batch.headLength[slot]!;
+    row += 3;
+    to += batch.headLength[slot]!;
+    const first = batch.segmentFirst[slot]!;
+    const last = first + batch.segmentCount[slot]!;
+    for (let s = first; s < last; s++) {
+      rows[row] = to;
+      rows[row + 1] = batch.segmentAddress[s]!;
+      rows[row + 2] = batch.segmentLength[s]!;
+      to += batch.segmentLength[s]!;
+      row += 3;
+    }
+    batch.rowCount = (row / 3) | 0;
+    batch.copy();
+    this.frame = at + 16 + SKEW;
+    this.length = length;
+    this.#next = (this.frame + length + 63) & ~63;
+  }
+
+  /** Completes the partial checksum of the linear frame (virtio 1.2 section 5.1.6.2). @returns false: outside the frame. */
+  fillChecksum(csumStart: number, csumOffset: number): boolean {
+    const at = this.frame + csumStart + csumOffset;
+    if (csumStart + csumOffset + 2 > this.length) return false;
+    // The field holds the sum of the pseudo header and takes part. 0 means "none" in UDP: all ones says the same number.
+    const sum = ~checkSum(this.u8, this.u16, this.u32, this.frame + csumStart, this.length - csumStart) & 0xffff;
+    const value = sum === 0 ? 0xffff : sum;
+    // Words count from csum_start: a field at an odd offset of it takes the bytes the other way round.
+    const stored = (csumOffset & 1) !== 0 ? swap(value) : value;
+    this.u8[at] = stored & 0xff;
+    this.u8[at + 1] = stored >>> 8;
+    return true;
+  }
+
+  /** Reads the headers of the linear GSO frame. @returns false when it cannot be segmented. */
+  prepare(gsoType: number, gsoSize: number, csumStart: number): boolean {
+    const type = gsoType & ~ECN;
+    if ((type !== TCPV4 && type !== TCPV6) || gsoSize === 0) return false;
+    const head = this.length < 240 ? this.length : 240;
+    const headers = gsoHeaderLength(this.u8, this.frame, head, type, csumStart);
+    if (headers === 0) return false;
+    const payload = this.length - headers;
+    this.#type = type;
+    this.#l3 = ethernetBytes(this.u8, this.frame);
+    this.#tcp = csumStart;
+    this.headers = headers;
+    this.mss = gsoSize;
+    this.segments = payload <= gsoSize ? 1 : ((payload + gsoSize - 1) / gsoSize) | 0;
+    return this.segments <= MAX_GSO_SEGMENTS;
+  }
+
+  /** Payload bytes of segment k. */
+  payload(k: number): number {
+    const left = this.length - this.headers - k * this.mss;
+    return left < this.mss ? left : this.mss;
+  }
+
+  /**
+   * Makes the headers of segment k, with a plain virtio-net header of 12 bytes in front.
+   * @returns byte offset of the virtio-net header; the frame's headers follow it.
+   */
+  segmentHeaders(batch: PacketBatch, k: number): number {
+    const u8 = this.u8;
+    const vnet = this.#reserve(batch, VNET + SKEW + this.headers + 2) + SKEW;
+    const at = vnet + VNET;
+    const payload = this.payload(k);
+    u8.fill(0, vnet, at);
+    u8.copyWithin(at, this.frame, this.frame + this.headers);
+    const l3 = at + this.#l3;
+    const tcp = at + this.#tcp;
+    const tcpBytes = this.headers - this.#tcp + payload;
+    if (this.#type === TCPV4) this.#editIpv4(l3, tcp, this.headers - this.#l3 + payload, k);
+    else put16(u8, l3 + 4, this.headers - this.#l3 - 40 + payload);
+
+    const sequence = k * this.mss;
+    put32(u8, tcp + 4, get32(u8, tcp + 4) + sequence);
+    if (k < this.segments - 1) u8[tcp + 13]! &= ~TCP_FIN_PSH;
+    if (k > 0) u8[tcp + 13]! &= ~TCP_CWR;
+    u8[tcp + 16] = 0;
+    u8[tcp + 17] = 0;
+    const addresses = this.#type === TCPV4 ? l3 + 12 : l3 + 8;
+    let sum = checkSum(u8, this.u16, this.u32, addresses, this.#type === TCPV4 ? 8 : 32);
+    sum += swap(6) + swap(tcpBytes & 0xffff);
+    sum += checkSum(u8, this.u16, this.u32, tcp, at + this.headers - tcp);
+    const data = checkSum(u8, this.u16, this.u32, this.frame + this.headers + sequence, payload);
+    // A TCP header has an even length: the payload's words start on a word of the checksum.
+    const value = ~foldSum(sum + data) & 0xffff;
+    u8[tcp + 16] = value & 0xff;
+    u8[tcp + 17] = value >>> 8;
+    return vnet;
+  }
+
+  #editIpv4(l3: number, l4: number, length: number, k: number): void {
+    const u8 = this.u8;
+    put16(u8, l3 + 2, length);
+    put16(u8, l3 + 4, ((u8[l3 + 4]! << 8) | u8[l3 + 5]!) + k);
+    u8[l3 + 10] = 0;
+    u8[l3 + 11] = 0;
+    const sum = ~checkSum(u8, this.u16, this.u32, l3, l4 - l3) & 0xffff;
+    u8[l3 + 10] = sum & 0xff;
+    u8[l3 + 11] = sum >>> 8;
+  }
+}
+
+const put16 = (u8: Uint8Array, at: number, value: number): void => {
+  u8[at] = value >>> 8;
+  u8[at + 1] = value;
+};
+
+const get32 = (u8: Uint8Array, at: number): number =>
+  (u8[at]! << 24) | (u8[at + 1]! << 16) | (u8[at + 2]! << 8) | u8[at + 3]!;
+
+const put32 = (u8: Uint8Array, at: number, value: number): void => {
+  u8[at] = value >>> 24;
+  u8[at + 1] = value >>> 16;
+  u8[at + 2] = value >>> 8;
+  u8[at + 3] = value;
+};

@@ -1,0 +1,493 @@
+// hot
+/**
+ * Transmit half of a queue pair: frames for the guest's receive virtqueue (2k).
+ *
+ * Straight path: the frame goes into one buffer of one descriptor in the region of the buffer before. A plain virtio-net
+ * header is written into the scratch just in front of the frame, so that header and window are one copy. All queues with
+ * 12-byte headers write the same bytes there, which is why one slot may be pushed to several ports before the copy runs;
+ * a header with any other content has its own row, from memory of this queue.
+ *
+ * A shared queue is locked from before `push` until after `publish`; its place in the ring lies in shared memory.
+ */
+import { DROP_BASE, dropReason, type PortCounter, portCounter } from '#contract/catalogue.ts';
+import { address, eventfdSignal, mapAnonymous, release } from '#contract/os.ts';
+import { GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, type PacketBatch, SLOTS } from '#datapath/packet/batch.ts';
+import type { PortCounters, TxQueue } from '#ports/port.ts';
+import type { ChainWalker } from './chain.ts';
+import {
+  DELIVER_BROKEN_HEAD,
+  DELIVER_BROKEN_LOOP,
+  DELIVER_FULL,
+  DELIVER_TOO_BIG,
+  DELIVERED,
+  Delivery,
+} from './delivery.ts';
+import { TABLE_DELTA, TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
+import { ethernetBytes, putHeader, putPlainHeader } from './net-header.ts';
+import { SoftwareOffload } from './offload.ts';
+import {
+  AVAIL_NO_INTERRUPT,
+  BROKEN_HEAD,
+  BROKEN_INDEX,
+  BROKEN_LOOP,
+  DESC_WRITE,
+  passesEvent,
+  STATE_BROKEN,
+  STATE_CURSOR,
+  STATE_LOCK,
+  USED_NO_NOTIFY,
+  type Vring,
+} from './vring.ts';
+
+const CURSOR = STATE_CURSOR;
+const LOCK = STATE_LOCK;
+const START = TABLE_START;
+const END = TABLE_END;
+const DELTA = TABLE_DELTA;
+const STRIDE = TABLE_STRIDE;
+const WRITE = DESC_WRITE;
+const passes = passesEvent;
+const signal = eventfdSignal;
+const header = putHeader;
+
+/** Packets of one push, at most: each may need a header of its own. */
+const MAX_PUSH = SLOTS;
+const HEADER_STRIDE = 16;
+const ETHERNET = 14;
+/** Spins for the lock of a shared queue: some microseconds, more than a burst of another worker takes. */
+const LOCK_SPINS = 20_000;
+
+const counter = (name: PortCounter): number => portCounter(name);
+const TX_PACKETS = counter('tx_packets');
+const TX_BYTES = counter('tx_bytes');
+const TX_BURSTS = counter('tx_bursts');
+const COPIED = counter('copied_bytes');
+const CALLS = counter('calls');
+const CHECKSUMS = counter('checksums');
+const SEGMENTED = counter('segmented');
+const RING_FULL = DROP_BASE + dropReason('tx_ring_full');
+const BAD_DESCRIPTOR = DROP_BASE + dropReason('tx_bad_descriptor');
+const MTU = DROP_BASE + dropReason('tx_mtu');
+const TOO_BIG = DROP_BASE + dropReason('tx_too_big_for_buffer');
+const PORT_DOWN = DROP_BASE + dropReason('tx_port_down');
+const OFFLOAD = DROP_BASE + dropReason('tx_offload');
+
+/** What a queue must know of the negotiation and of the port's settings. */
+export interface TxOptions {
+  readonly headerBytes: number;
+  readonly eventIdx: boolean;
+  readonly mergeable: boolean;
+  /** The guest takes partial checksums (GUEST_CSUM), and GSO frames of these kinds. */
+  readonly checksum: boolean;
+  readonly tso4: boolean;
+  readonly tso6: boolean;
+  readonly ecn: boolean;
+  /** Bytes of an Ethernet payload. */
+  readonly mtu: number;
+  /** Looks at a full ring again, at most (tx-retries-max). */
+  readonly retries: number;
+}
+
+export class VhostTxQueue implements TxQueue {
+  readonly portNo: number;
+  readonly queue: number;
+  readonly shared: boolean;
+  readonly #vring: Vring;
+  readonly #memory: ChainWalker['memory'];
+  readonly #counters: PortCounters;
+  readonly #options: TxOptions;
+  readonly #headerBytes: number;
+  readonly #longest: number;
+  readonly #delivery: Delivery;
+  readonly #offload: SoftwareOffload | undefined;
+  /** By gso_type: 1 when the guest takes such a frame as it is. */
+  readonly #takes = new Uint8Array(256);
+  readonly #headers16: Uint16Array;
+  readonly #headersAddress: number;
+  #region = 0;
+  /** Available index as last seen; only for a queue that is not shared. */
+  #seen = 0;
+  /** Chains taken by the last push: its place before, and after. */
+  #before = 0;
+  #now = 0;
+  #available = 0;
+  #sentPackets = 0;
+  #sentBytes = 0;
+
+  constructor(
+    portNo: number,
+    queue: number,
+    shared: boolean,
+    vring: Vring,
+    walker: ChainWalker,
+    counters: PortCounters,
+    options: TxOptions,
+  ) {
+    this.portNo = portNo;
+    this.queue = queue;
+    this.shared = shared;
+    this.#vring = vring;
+    this.#memory = walker.memory;
+    this.#counters = counters;
+    this.#options = options;
+    this.#headerBytes = options.headerBytes;
+    this.#longest = options.mtu + ETHERNET;
+    this.#delivery = new Delivery(vring, walker, options.headerBytes, options.mergeable);
+    this.#takes[GSO_NONE] = 1;
+    if (options.checksum && options.tso4) this.#takes[GSO_TCPV4] = 1;
+    if (options.checksum && options.tso6) this.#takes[GSO_TCPV6] = 1;
+    if (options.checksum && options.tso4 && options.ecn) this.#takes[GSO_TCPV4 | GSO_ECN] = 1;
+    if (options.checksum && options.tso6 && options.ecn) this.#takes[GSO_TCPV6 | GSO_ECN] = 1;
+    const all = this.#takes[GSO_TCPV4 | GSO_ECN] === 1 && this.#takes[GSO_TCPV6 | GSO_ECN] === 1;
+    this.#offload = all ? undefined : new SoftwareOffload();
+    const headers = mapAnonymous(MAX_PUSH * HEADER_STRIDE);
+    this.#headers16 = new Uint16Array(headers);
+    this.#headersAddress = address(headers);
+    this.#now = vring.state[CURSOR]!;
+    this.#seen = this.#now;
+    // New buffers are seen by looking: no kicks wanted.
+    if (options.eventIdx) vring.used16[2 + 4 * vring.size] = (this.#now - 1) & 0xffff;
+    else vring.used16[0] = USED_NO_NOTIFY;
+  }
+
+  lock(): boolean {
+    const state = this.#vring.state;
+    for (let spin = 0; spin < LOCK_SPINS; spin++) {
+      if (state[LOCK] === 0 && Atomics.compareExchange(state, LOCK, 0, 1) === 0) return true;
+    }
+    return false;
+  }
+
+  unlock(): void {
+    Atomics.store(this.#vring.state, LOCK, 0);
+  }
+
+  push(batch: PacketBatch, list: Int32Array, n: number): number {
+    const slots = this.#counters.slots;
+    const base = this.#counters.base;
+    const vring = this.#vring;
+    const size = vring.size;
+    if (n > MAX_PUSH) {
+      slots[base + RING_FULL]! += n - MAX_PUSH;
+      n = MAX_PUSH;
+    }
+    let cursor = vring.state[CURSOR]!;
+    this.#before = cursor;
+    this.#now = cursor;
+    if (vring.state[STATE_BROKEN] !== 0) {
+      slots[base + PORT_DOWN]! += n;
+      return 0;
+    }
+    let available = this.#look(cursor, n);
+    if (available > size) {
+      this.#broken(BROKEN_INDEX);
+      slots[base + PORT_DOWN]! += n;
+      return 0;
+    }
+
+    const mask = size - 1;
+    const avail = vring.avail;
+    const desc = vring.desc;
+    const used = vring.used;
+    const headerBytes = this.#headerBytes;
+    const longest = this.#longest;
+    const table = this.#memory.table;
+    const regions = this.#memory.count;
+    const takes = this.#takes;
+    const checksum = this.#options.checksum;
+    const headers16 = this.#headers16;
+    const headersAddress = this.#headersAddress;
+    const rows = batch.rows;
+    const u16 = batch.u16;
+    const u32 = batch.u32;
+    const scratch = batch.scratchAddress;
+    const start = batch.start;
+    const length = batch.length;
+    const headLength = batch.headLength;
+    const vnetFlags = batch.vnetFlags;
+    const gsoType = batch.gsoType;
+    const segmentFirst = batch.segmentFirst;
+    const segmentCount = batch.segmentCount;
+    const segmentAddress = batch.segmentAddress;
+    const segmentLength = batch.segmentLength;
+
+    let region = this.#region;
+    let regionStart = table[region * STRIDE + START]!;
+    let regionEnd = table[region * STRIDE + END]!;
+    let delta = table[region * STRIDE + DELTA]!;
+    // A burst of plain frames fits; frames of many segments make sure of their own room.
+    if (batch.rowCount + 4 * MAX_PUSH > (rows.length / 3) >> 1) batch.copy();
+    let row = batch.rowCount * 3;
+    let packets = 0;
+    let sent = 0;
+    let bytes = 0;
+    for (let i = 0; i < n; i++) {
+      const slot = list[i]!;
+      const frame = length[slot]!;
+      const gso = gsoType[slot]!;
+      if (frame > longest && !this.#fitsMtu(batch, slot)) {
+        slots[base + MTU]!++;
+        continue;
+      }
+      if (available === 0) {
+        slots[base + RING_FULL]!++;
+        continue;
+      }
+      const entry = cursor & mask;
+      const head = avail[entry + 2]!;
+      if (head >= size) {
+        this.#broken(BROKEN_HEAD);
+        slots[base + PORT_DOWN]! += n - i;
+        break;
+      }
+      const d = head << 2;
+      const at = desc[d + 1]! * 4294967296 + desc[d]!;
+      const room = desc[d + 2]!;
+      const flags = desc[d + 3]! & 7;
+      if (at < regionStart || at >= regionEnd) {
+        for (let r = 0; r < regions; r++) {
+          if (at >= table[r * STRIDE + START]! && at < table[r * STRIDE + END]!) {
+            region = r;
+            regionStart = table[r * STRIDE + START]!;
+            regionEnd = table[r * STRIDE + END]!;
+            delta = table[r * STRIDE + DELTA]!;
+            break;
+          }
+        }
+      }
+      const need = headerBytes + frame;
+      const offload = vnetFlags[slot]! | gso;
+      const segments = segmentCount[slot]!;
+      if (
+        flags === WRITE &&
+        room >= need &&
+        at >= regionStart &&
+        at + need <= regionEnd &&
+        segments <= 1 &&
+        (offload === 0 || (checksum && takes[gso] !== 0))
+      ) {
+        const to = at + delta;
+        const frameAt = start[slot]!;
+        const window = headLength[slot]!;
+        if (offload === 0 && headerBytes === 12) {
+          const headerAt = frameAt - 12;
+          // Frames start at odd multiples of 2: the middle of the header is 4-byte aligned.
+          u16[headerAt >>> 1] = 0;
+          u32[(headerAt + 2) >>> 2] = 0;
+          u32[(headerAt + 6) >>> 2] = 0;
+          u16[(headerAt + 10) >>> 1] = 1;
+          rows[row] = to;
+          rows[row + 1] = scratch + headerAt;
+          rows[row + 2] = 12 + window;
+          row += 3;
+        } else {
+          header(batch, slot, headers16, i * HEADER_STRIDE);
+          rows[row] = to;
+          rows[row + 1] = headersAddress + i * HEADER_STRIDE;
+          rows[row + 2] = headerBytes;
+          rows[row + 3] = to + headerBytes;
+          rows[row + 4] = scratch + frameAt;
+          rows[row + 5] = window;
+          row += 6;
+        }
+        if (segments !== 0) {
+          const segment = segmentFirst[slot]!;
+          rows[row] = to + headerBytes + window;
+          rows[row + 1] = segmentAddress[segment]!;
+          rows[row + 2] = segmentLength[segment]!;
+          row += 3;
+        }
+        used[2 * entry + 1] = head;
+        used[2 * entry + 2] = need;
+        cursor = (cursor + 1) & 0xffff;
+        available--;
+        sent++;
+        packets++;
+        bytes += frame;
+      } else {
+        batch.rowCount = (row / 3) | 0;
+        this.#now = cursor;
+        this.#available = available;
+        const reason = this.#pushAny(batch, slot, i);
+        cursor = this.#now;
+        available = this.#available;
+        row = batch.rowCount * 3;
+        if (reason === 0) {
+          sent++;
+          packets += this.#sentPackets;
+          bytes += this.#sentBytes;
+        } else {
+          slots[base + reason]!++;
+        }
+        if (vring.state[STATE_BROKEN] !== 0) {
+          slots[base + PORT_DOWN]! += n - i - 1;
+          break;
+        }
+      }
+    }
+    this.#region = region;
+    this.#now = cursor;
+    batch.rowCount = (row / 3) | 0;
+    if (sent > 0) {
+      slots[base + TX_PACKETS]! += packets;
+      slots[base + TX_BYTES]! += bytes;
+      slots[base + COPIED]! += bytes;
+      slots[base + TX_BURSTS]! += 1;
+    }
+    return sent;
+  }
+
+  /** Entries that may be taken at `cursor`; looks at the ring only when those seen before are fewer than `wanted`. */
+  #look(cursor: number, wanted: number): number {
+    const seen = (this.#seen - cursor) & 0xffff;
+    if (!this.shared && seen >= wanted && seen <= this.#vring.size) return seen;
+    const avail = this.#vring.avail;
+    let now = Atomics.load(avail, 1);
+    for (let retry = this.#options.retries; retry > 0 && ((now - cursor) & 0xffff) < wanted; retry--) {
+      now = Atomics.load(avail, 1);
+    }
+    this.#seen = now;
+    return (now - cursor) & 0xffff;
+  }
+
+  /** For frames longer than the MTU allows without tags: tags do not count, and of a GSO frame its segments do. */
+  #fitsMtu(batch: PacketBatch, slot: number): boolean {
+    const tags = ethernetBytes(batch.u8, batch.start[slot]!) - ETHERNET;
+    const headers = batch.vnetHeaderLength[slot]!;
+    const longest = this.#longest + tags;
+    if (batch.gsoType[slot] === GSO_NONE) return batch.length[slot]! <= longest;
+    return headers + batch.gsoSize[slot]! <= longest;
+  }
+
+  /** A frame or a buffer of any shape, at #now, with #available entries. @returns 0, or the slot of a drop counter. */
+  #pushAny(batch: PacketBatch, slot: number, index: number): number {
+    const flags = batch.vnetFlags[slot]!;
+    const gso = batch.gsoType[slot]!;
+    this.#sentPackets = 1;
+    this.#sentBytes = batch.length[slot]!;
+    if (this.#takes[gso] === 0) return this.#segment(batch, slot);
+    if (flags !== 0 && !this.#options.checksum) return this.#sum(batch, slot, index);
+    const delivery = this.#delivery;
+    header(batch, slot, this.#headers16, index * HEADER_STRIDE);
+    delivery.sourceAddress[0] = this.#headersAddress + index * HEADER_STRIDE;
+    delivery.sourceLength[0] = this.#headerBytes;
+    delivery.sourceAddress[1] = batch.scratchAddress + batch.start[slot]!;
+    delivery.sourceLength[1] = batch.headLength[slot]!;
+    const first = batch.segmentFirst[slot]!;
+    const count = batch.segmentCount[slot]!;
+    for (let i = 0; i < count; i++) {
+      delivery.sourceAddress[2 + i] = batch.segmentAddress[first + i]!;
+      delivery.sourceLength[2 + i] = batch.segmentLength[first + i]!;
+    }
+    delivery.sourceCount = 2 + count;
+    return this.#deliver(batch, this.#headers16, (index * HEADER_STRIDE + 10) >>> 1);
+  }
+
+  /** The guest wants whole checksums. */
+  #sum(batch: PacketBatch, slot: number, index: number): number {
+    const offload = this.#offload;
+    if (offload === undefined) return OFFLOAD;
+    offload.linearise(batch, slot);
+    if (!offload.fillChecksum(batch.csumStart[slot]!, batch.csumOffset[slot]!)) return OFFLOAD;
+    putPlainHeader(this.#headers16, index * HEADER_STRIDE);
+    const delivery = this.#delivery;
+    delivery.sourceAddress[0] = this.#headersAddress + index * HEADER_STRIDE;
+    delivery.sourceLength[0] = this.#headerBytes;
+    delivery.sourceAddress[1] = offload.address + offload.frame;
+    delivery.sourceLength[1] = offload.length;
+    delivery.sourceCount = 2;
+    const reason = this.#deliver(batch, this.#headers16, (index * HEADER_STRIDE + 10) >>> 1);
+    if (reason === 0) this.#counters.slots[this.#counters.base + CHECKSUMS]!++;
+    return reason;
+  }
+
+  /** The guest wants short frames. All segments are sent, or none. */
+  #segment(batch: PacketBatch, slot: number): number {
+    const offload = this.#offload;
+    if (offload === undefined) return OFFLOAD;
+    offload.linearise(batch, slot);
+    if (!offload.prepare(batch.gsoType[slot]!, batch.gsoSize[slot]!, batch.csumStart[slot]!)) return OFFLOAD;
+    const cursor = this.#now;
+    const available = this.#available;
+    const headerBytes = this.#headerBytes;
+    const delivery = this.#delivery;
+    const segments = offload.segments;
+    let bytes = 0;
+    for (let k = 0; k < segments; k++) {
+      const vnet = offload.segmentHeaders(batch, k) + 12 - headerBytes;
+      const payload = offload.payload(k);
+      if (headerBytes === 12) offload.u16[(vnet + 10) >>> 1] = 1;
+      delivery.sourceAddress[0] = offload.address + vnet;
+      delivery.sourceLength[0] = headerBytes + offload.headers;
+      delivery.sourceAddress[1] = offload.address + offload.frame + offload.headers + k * offload.mss;
+      delivery.sourceLength[1] = payload;
+      delivery.sourceCount = 2;
+      const reason = this.#deliver(batch, offload.u16, (vnet + 10) >>> 1);
+      if (reason !== 0) {
+        // `linearise` left no row of others behind.
+        batch.rowCount = 0;
+        if (reason === BAD_DESCRIPTOR) {
+          this.#empty(cursor);
+        } else {
+          this.#now = cursor;
+          this.#available = available;
+        }
+        return reason;
+      }
+      bytes += offload.headers + payload;
+    }
+    this.#sentPackets = segments;
+    this.#sentBytes = bytes;
+    this.#counters.slots[this.#counters.base + SEGMENTED]!++;
+    return 0;
+  }
+
+  /** Buffers from `cursor` to #now go back empty: what was meant for them is not copied. */
+  #empty(cursor: number): void {
+    const used = this.#vring.used;
+    const mask = this.#vring.size - 1;
+    for (let at = cursor; at !== this.#now; at = (at + 1) & 0xffff) used[2 * (at & mask) + 2] = 0;
+  }
+
+  #deliver(batch: PacketBatch, headers: Uint16Array, buffersAt: number): number {
+    const delivery = this.#delivery;
+    const result = delivery.deliver(batch, this.#now, this.#available, headers, buffersAt);
+    this.#now = (this.#now + delivery.taken) & 0xffff;
+    this.#available -= delivery.taken;
+    if (result === DELIVERED) return 0;
+    if (result === DELIVER_FULL) return RING_FULL;
+    if (result === DELIVER_TOO_BIG) return TOO_BIG;
+    if (result === DELIVER_BROKEN_HEAD) this.#broken(BROKEN_HEAD);
+    if (result === DELIVER_BROKEN_LOOP) this.#broken(BROKEN_LOOP);
+    return BAD_DESCRIPTOR;
+  }
+
+  publish(): void {
+    const before = this.#before;
+    const now = this.#now;
+    if (now === before) return;
+    this.#before = now;
+    const vring = this.#vring;
+    const avail = vring.avail;
+    // Sequentially consistent: the guest's wish for an interrupt is read only after the index is out (section 2.7.8.2).
+    Atomics.store(vring.used16, 1, now);
+    vring.state[CURSOR] = now;
+    const wanted = this.#options.eventIdx
+      ? passes(avail[2 + vring.size]!, now, before)
+      : (avail[0]! & AVAIL_NO_INTERRUPT) === 0;
+    if (wanted && vring.callFd >= 0) {
+      signal(vring.callFd);
+      this.#counters.slots[this.#counters.base + CALLS]!++;
+    }
+  }
+
+  /** Lets go of private memory; the ring is not touched again. */
+  close(): void {
+    release(this.#headers16.buffer as ArrayBuffer);
+    this.#offload?.close();
+  }
+
+  #broken(reason: number): void {
+    this.#vring.state[STATE_BROKEN] = reason;
+  }
+}
