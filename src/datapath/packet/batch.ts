@@ -58,6 +58,8 @@ export class PacketBatch {
   readonly u8: Uint8Array;
   readonly u16: Uint16Array;
   readonly u32: Uint32Array;
+  /** The same memory for big-endian reads (V8 makes one load and a byte swap of them). */
+  readonly view: DataView;
   /** Absolute address of the scratch memory. */
   readonly scratchAddress: number;
 
@@ -96,6 +98,7 @@ export class PacketBatch {
     this.u8 = new Uint8Array(scratch);
     this.u16 = new Uint16Array(scratch);
     this.u32 = new Uint32Array(scratch);
+    this.view = new DataView(scratch);
     this.scratchAddress = address(scratch);
     this.rows = new Float64Array(mapAnonymous(MAX_ROWS * 3 * 8));
     this.#rowsHandle = copyContext(this.rows);
