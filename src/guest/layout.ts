@@ -1,6 +1,7 @@
 /**
  * Where the parts of a split virtqueue lie (virtio 1.2 section 2.7) and how a chain shape becomes descriptors.
  */
+import type { Block } from './memory.ts';
 import type { ChainShape } from './options.ts';
 
 /** Descriptor flags (virtio 1.2 section 2.7.5). */
@@ -76,4 +77,40 @@ export function planShape(shape: ChainShape, size: number, indirectAllowed: bool
   const ringDescriptors = indirect ? 1 : pieces;
   if (ringDescriptors > size) throw new RangeError(`shape needs ${ringDescriptors} descriptors, the ring has ${size}`);
   return { headerAlone, indirect, cuts, pieces, ringDescriptors };
+}
+
+/**
+ * Writes the chains of a receive ring: buffer i gets head i * ringDescriptors and stays with it.
+ * @returns where the frame of each buffer begins, in bytes from the start of the file's views.
+ */
+export function postBuffers(
+  block: Block,
+  layout: RingLayout,
+  plan: ShapePlan,
+  headerBytes: number,
+  frameBytes: number,
+): number[] {
+  const { u32, guestAddress } = block.file;
+  const write = (entry: number, at: number, length: number, flags: number): void => {
+    u32.set([guestAddress + at, (guestAddress + at) / 2 ** 32, length, flags], entry / 4);
+  };
+  const starts = [-headerBytes, ...(plan.headerAlone ? [0] : []), ...plan.cuts.filter((cut) => cut < frameBytes)];
+  const last = starts.length - 1;
+  const count = Math.min(layout.buffers, Math.floor(layout.size / plan.ringDescriptors));
+  return Array.from({ length: count }, (_, i) => {
+    const frame = block.buffersAt + i * layout.stride + HEADER_ROOM;
+    const head = i * plan.ringDescriptors;
+    const table = block.ringAt + layout.tablesAt + i * TABLE_ENTRIES * DESC_BYTES;
+    const first = plan.indirect ? 0 : head;
+    const entries = plan.indirect ? table : block.ringAt + layout.descAt;
+    for (const [k, start] of starts.entries()) {
+      const end = k < last ? starts[k + 1]! : frameBytes;
+      const flags = DESC_WRITE | (k < last ? DESC_NEXT | ((first + k + 1) << 16) : 0);
+      write(entries + (first + k) * DESC_BYTES, frame + start, end - start, flags);
+    }
+    if (plan.indirect) {
+      write(block.ringAt + layout.descAt + head * DESC_BYTES, table, starts.length * DESC_BYTES, DESC_INDIRECT);
+    }
+    return frame;
+  });
 }

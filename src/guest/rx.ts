@@ -14,15 +14,11 @@
  */
 import { eventfdDrain, pollFds, eventfdSignal as signalFd } from '#contract/os.ts';
 import {
-  DESC_WRITE,
-  DESC_INDIRECT as INDIRECT,
-  DESC_NEXT as NEXT,
   AVAIL_NO_INTERRUPT as NO_INTERRUPT,
   USED_NO_NOTIFY as NO_NOTIFY,
   planShape,
+  postBuffers,
   type RingLayout,
-  HEADER_ROOM as ROOM,
-  TABLE_ENTRIES as TABLE,
 } from './layout.ts';
 import type { Block } from './memory.ts';
 import type { ChainShape } from './options.ts';
@@ -116,48 +112,25 @@ export class RxQueue {
    * @throws RangeError when the shape does not fit the ring.
    */
   reset(shape: ChainShape, indirectAllowed: boolean): void {
-    const { size, availAt, usedAt, tablesAt, stride, buffers } = this.#layout;
-    const plan = planShape(shape, size, indirectAllowed);
+    const { size, usedAt } = this.#layout;
     const block = this.#block;
-    const header = this.#headerBytes;
-    const posted = Math.min(buffers, Math.floor(size / plan.ringDescriptors));
-    this.#u16.fill(0, (block.ringAt + availAt) / 2, (block.ringAt + availAt) / 2 + 3 + size);
+    const plan = planShape(shape, size, indirectAllowed);
+    const posted = postBuffers(block, this.#layout, plan, this.#headerBytes, this.#frameBytes);
+    this.#u16.fill(0, this.#avail, this.#avail + 3 + size);
     this.#u32.fill(0, (block.ringAt + usedAt) / 4, (block.ringAt + usedAt) / 4 + 2 + 2 * size);
     this.#out.fill(0);
-    for (let i = 0; i < posted; i++) {
+    for (let i = 0; i < posted.length; i++) {
       const head = i * plan.ringDescriptors;
-      const frame = block.buffersAt + i * stride + ROOM;
-      const starts = [-header];
-      if (plan.headerAlone) starts.push(0);
-      for (const cut of plan.cuts) if (cut < this.#frameBytes) starts.push(cut);
-      const table = block.ringAt + tablesAt + i * TABLE * 16;
-      for (let k = 0; k < starts.length; k++) {
-        const end = k + 1 < starts.length ? starts[k + 1]! : this.#frameBytes;
-        const next = k + 1 < starts.length ? (plan.indirect ? k + 1 : head + k + 1) : 0;
-        const entry = plan.indirect ? table + k * 16 : block.ringAt + (head + k) * 16;
-        const flags = DESC_WRITE | (k + 1 < starts.length ? NEXT : 0) | (next << 16);
-        this.#descriptor(entry, frame + starts[k]!, end - starts[k]!, flags);
-      }
-      if (plan.indirect) this.#descriptor(block.ringAt + head * 16, table, starts.length * 16, INDIRECT);
-      this.#headAt[head] = frame;
+      this.#headAt[head] = posted[i]!;
       this.#out[head] = 1;
       this.#u16[this.#avail + 2 + i] = head;
     }
     this.#heldCount = 0;
     this.count = 0;
     this.#lastUsed = 0;
-    this.#availIndex = posted & 0xffff;
+    this.#availIndex = posted.length & 0xffff;
     this.disarm();
     Atomics.store(this.#u16, this.#avail + 1, this.#availIndex);
-  }
-
-  #descriptor(entry: number, at: number, length: number, flags: number): void {
-    const address = this.#block.file.guestAddress + at;
-    const d = entry / 4;
-    this.#u32[d] = address;
-    this.#u32[d + 1] = address / 2 ** 32;
-    this.#u32[d + 2] = length;
-    this.#u32[d + 3] = flags;
   }
 
   attach(kickFd: number, callFd: number): void {
