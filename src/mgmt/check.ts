@@ -1,0 +1,67 @@
+/** What a configuration change must obey before the switch is asked. */
+import { RequestError } from '#ofproto/api.ts';
+import type { BridgeRecord, ConfigChange, Model, PortRecord } from './model.ts';
+import { BRIDGE_OPTIONS, checkOptions, PORT_OPTIONS, SWITCH_OPTIONS } from './options.ts';
+
+/** Names go into paths, flow texts and OpenFlow port descriptions. */
+const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,62}$/;
+
+function checkName(name: string, what: string): void {
+  if (NAME.test(name)) return;
+  throw new RequestError('bad_name', `"${name}" is not a valid ${what} name`, {
+    field: 'name',
+    hint: 'use up to 63 letters, digits, and _ . : @ + -, not starting with a sign',
+  });
+}
+
+/** @throws RequestError that names the field and says how to put it right. */
+export function checkChange(model: Model, change: ConfigChange): void {
+  if (change.kind === 'SetSwitch') {
+    checkOptions(SWITCH_OPTIONS, change.record.otherConfig, model.switch.otherConfig, 'other_config');
+  } else if (change.kind === 'SetBridge') {
+    checkBridge(change.record, model.bridges.get(change.record.name)?.bridge);
+  } else if (change.kind === 'SetPort') {
+    checkPort(model, change.bridge, change.record, model.bridges.get(change.bridge)?.ports.get(change.record.name));
+  }
+}
+
+function checkBridge(record: BridgeRecord, before: BridgeRecord | undefined): void {
+  checkName(record.name, 'bridge');
+  checkOptions(BRIDGE_OPTIONS, record.otherConfig, before?.otherConfig ?? {}, 'other_config');
+}
+
+function checkPort(model: Model, bridge: string, record: PortRecord, before: PortRecord | undefined): void {
+  checkName(record.name, 'port');
+  checkOptions(PORT_OPTIONS, record.otherConfig, before?.otherConfig ?? {}, 'other_config');
+  if (record.vlanMode === 'access' && record.trunks.length > 0) {
+    throw new RequestError('bad_value', 'an access port has no trunks', {
+      field: 'trunks',
+      hint: 'clear trunks, or choose another vlan_mode',
+    });
+  }
+  for (const [name, { ports }] of model.bridges) {
+    for (const other of ports.values()) {
+      if (other.name === record.name) continue;
+      const path = socketPath(record);
+      if (path !== '' && path === socketPath(other)) {
+        throw new RequestError('exists', `${path} is the socket of port ${other.name} already`, {
+          field: 'options.path',
+          hint: 'give every port a socket of its own',
+          status: 409,
+        });
+      }
+      if (name === bridge && record.ofportRequest > 0 && other.ofportRequest === record.ofportRequest) {
+        throw new RequestError(
+          'exists',
+          `OpenFlow port ${record.ofportRequest} is asked for by port ${other.name} already`,
+          {
+            field: 'ofport_request',
+            status: 409,
+          },
+        );
+      }
+    }
+  }
+}
+
+const socketPath = (port: PortRecord): string => port.options.path ?? port.options['vhost-server-path'] ?? '';

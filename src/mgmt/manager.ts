@@ -1,0 +1,377 @@
+/**
+ * Where configuration, OpenFlow state and store meet. Every change goes: check → apply to the switch → store → acknowledge;
+ * what cannot be applied wholly is undone. Changes are made one after another, their fsyncs overlap.
+ *
+ * At start the stored configuration is applied again: bridges and ports by their final state (so that a port which the
+ * data plane still runs is adopted untouched), then groups and flows in the order in which they were changed.
+ */
+import { randomUUID } from 'node:crypto';
+import type { BridgeApi, FlowMod, FlowView, GroupMod, SwitchApi } from '#ofproto/api.ts';
+import { RequestError } from '#ofproto/api.ts';
+import type { Datapath } from '#ofproto/datapath.ts';
+import { apply, bridgeSpec, type Outcome } from './apply.ts';
+import { checkChange } from './check.ts';
+import { flowText, groupAdd, hardTimeout, numberPorts } from './flow-text.ts';
+import {
+  applyChange,
+  type Change,
+  type Columns,
+  type ConfigChange,
+  emptyModel,
+  type FlowHistory,
+  fold,
+  type Model,
+  type Transaction,
+} from './model.ts';
+import { Store, type StoreLog } from './store.ts';
+
+export interface ManagerLog extends StoreLog {
+  info(details: object, message: string): void;
+}
+
+export interface ManagerParts {
+  readonly switch: SwitchApi;
+  readonly datapath: Datapath;
+  /** Folder of the stored configuration. */
+  readonly config: string;
+  readonly log: ManagerLog;
+  /** Told the Open_vSwitch other_config at start and after each change, beside the data plane. */
+  readonly onOptions?: (otherConfig: Columns) => void;
+}
+
+/** Flows and mods stored in one record. */
+const CHUNK = 5_000;
+
+export class Manager {
+  readonly switch: SwitchApi;
+  readonly datapath: Datapath;
+  readonly #config: string;
+  readonly #log: ManagerLog;
+  readonly #onOptions: (otherConfig: Columns) => void;
+  #store: Store | undefined;
+  #model: Model = emptyModel('');
+  #generation = 1;
+  #queue: Promise<unknown> = Promise.resolve();
+  #compacting = false;
+  /** Why a configured port is not running: `bridge/port` → reason. */
+  readonly #portErrors = new Map<string, string>();
+
+  constructor(parts: ManagerParts) {
+    this.switch = parts.switch;
+    this.datapath = parts.datapath;
+    this.#config = parts.config;
+    this.#log = parts.log;
+    this.#onOptions = parts.onOptions ?? (() => undefined);
+  }
+
+  get model(): Model {
+    return this.#model;
+  }
+
+  /** Changes with every change of the configuration. */
+  get generation(): number {
+    return this.#generation;
+  }
+
+  /** Why a configured port is not running; empty when it is. */
+  portError(bridge: string, port: string): string {
+    return this.#portErrors.get(`${bridge}/${port}`) ?? '';
+  }
+
+  /**
+   * Opens the store and applies what is in it; with an empty store, `defaults` is made and stored.
+   * A port that cannot be set up stays configured and says why in its `error` column.
+   * @throws Error when the store cannot be read.
+   */
+  async start(defaults: readonly ConfigChange[] = []): Promise<void> {
+    const { store, transactions } = await Store.open(this.#config, this.#log);
+    this.#store = store;
+    const { model, history } = fold(transactions, randomUUID());
+    this.#model = model;
+    if (transactions.length === 0)
+      await store.append({ time: Date.now(), changes: [{ kind: 'SetSwitch', record: model.switch }] });
+    await this.#exclusive(async () => {
+      await this.#pushOptions();
+      for (const [name, { bridge, ports }] of model.bridges) {
+        await this.switch.addBridge(bridgeSpec(bridge));
+        for (const record of ports.values()) {
+          try {
+            await apply(this.switch, { kind: 'SetPort', bridge: name, record });
+          } catch (error) {
+            this.#portErrors.set(`${name}/${record.name}`, (error as Error).message);
+            this.#log.error({ bridge: name, port: record.name, error }, 'stored port cannot be set up');
+          }
+        }
+        await this.#replay(this.switch.bridges.get(name)!, history.get(name) ?? []);
+      }
+    });
+    if (model.bridges.size === 0 && defaults.length > 0) await this.transact(defaults);
+    if (store.wantsCompaction) await this.compact();
+  }
+
+  async stop(): Promise<void> {
+    await this.#queue;
+    await this.#store?.close();
+  }
+
+  bridge(name: string): BridgeApi {
+    const bridge = this.switch.bridges.get(name);
+    if (!bridge) throw new RequestError('no_such_bridge', `no bridge named ${name}`, { status: 404, field: 'bridge' });
+    return bridge;
+  }
+
+  /**
+   * All changes or none. @param generation refuse when the configuration has changed since.
+   * @returns the new generation. @throws RequestError; its field starts with `operations[i]`.
+   */
+  async transact(changes: readonly ConfigChange[], generation?: number): Promise<number> {
+    const { stored, now } = await this.#exclusive(async () => {
+      if (generation !== undefined && generation !== this.#generation) {
+        throw new RequestError('conflict', 'the configuration has changed meanwhile', {
+          status: 409,
+          field: 'generation',
+          hint: 'read it again and repeat the request',
+        });
+      }
+      let model = this.#model;
+      for (const [at, change] of changes.entries()) {
+        try {
+          checkChange(model, change);
+          model = applyChange(model, change);
+        } catch (error) {
+          throw located(at, error);
+        }
+      }
+      const outcomes = await this.#applyAll(changes);
+      this.#model = outcomes.reduce((folded, { change }) => applyChange(folded, change), this.#model);
+      this.#generation++;
+      const done: Change[] = [];
+      for (const { change, flowsChanged } of outcomes) {
+        done.push(change);
+        if (change.kind === 'SetPort') this.#portErrors.delete(`${change.bridge}/${change.record.name}`);
+        if (flowsChanged) done.push(...flowChanges(this.bridge(flowsChanged)));
+      }
+      return { stored: this.#append(done), now: this.#generation };
+    });
+    await stored;
+    return now;
+  }
+
+  /** Flow mods on a bridge: all or none, stored when this resolves. @throws RequestError */
+  async modifyFlows(bridge: string, mods: readonly FlowMod[]): Promise<void> {
+    const stored = await this.#exclusive(async () => {
+      const target = this.bridge(bridge);
+      await target.modifyFlows(mods);
+      const ports = portNumbers(target);
+      const numbered = mods.map(({ command, flow }) => ({ command, flow: numberPorts(flow, ports) }));
+      return { done: this.#append([{ kind: 'ModifyFlows', bridge, reset: false, mods: numbered }]) };
+    });
+    await stored.done;
+  }
+
+  /** As modifyFlows, with groups. */
+  async modifyGroups(bridge: string, mods: readonly GroupMod[]): Promise<void> {
+    const stored = await this.#exclusive(async () => {
+      const target = this.bridge(bridge);
+      await target.modifyGroups(mods);
+      const ports = portNumbers(target);
+      const numbered = mods.map(({ command, group }) => ({ command, group: numberPorts(group, ports) }));
+      return { done: this.#append([{ kind: 'ModifyGroups', bridge, mods: numbered }]) };
+    });
+    await stored.done;
+  }
+
+  /** Hands the stored options to a data plane that has just come back. */
+  async reapplyOptions(): Promise<void> {
+    await this.#exclusive(() => this.#pushOptions());
+  }
+
+  /** Writes a snapshot of all there is. @throws Error when it cannot be written; the journal goes on then. */
+  async compact(): Promise<void> {
+    this.#compacting = true;
+    try {
+      await this.#exclusive(() => this.#store!.compact(this.#snapshot()));
+    } catch (error) {
+      this.#log.error({ error }, 'configuration snapshot cannot be written');
+      throw error;
+    } finally {
+      this.#compacting = false;
+    }
+  }
+
+  async #pushOptions(): Promise<void> {
+    const { otherConfig } = this.#model.switch;
+    this.#onOptions(otherConfig);
+    if (!this.datapath.connected) return;
+    await this.datapath
+      .setOptions(otherConfig)
+      .catch((error: unknown) => this.#log.error({ error }, 'data plane refuses the stored options'));
+  }
+
+  /** Runs after all that was asked before; a failure there does not matter here. */
+  #exclusive<T>(work: () => Promise<T>): Promise<T> {
+    const run = this.#queue.then(work, work);
+    this.#queue = run.catch(() => undefined);
+    return run;
+  }
+
+  /** Deletes that nothing after them needs go last: they cannot be undone without the guest noticing. */
+  async #applyAll(changes: readonly ConfigChange[]): Promise<Outcome[]> {
+    const deferred = changes.filter((change, at) => isFinalDelete(change, changes.slice(at + 1)));
+    const order = [...changes.filter((change) => !deferred.includes(change)), ...deferred];
+    const done: Outcome[] = [];
+    try {
+      for (const change of order) {
+        try {
+          done.push(change.kind === 'SetSwitch' ? await this.#setSwitch(change) : await apply(this.switch, change));
+        } catch (error) {
+          throw located(changes.indexOf(change), error);
+        }
+      }
+      return done;
+    } catch (error) {
+      for (const outcome of done.reverse()) {
+        await outcome.undo().catch((reason) => this.#log.error({ reason }, 'change cannot be undone'));
+      }
+      throw error;
+    }
+  }
+
+  async #setSwitch(change: Extract<ConfigChange, { kind: 'SetSwitch' }>): Promise<Outcome> {
+    const set = async (otherConfig: Columns): Promise<void> => {
+      // A data plane that is away gets the options when it is back.
+      if (this.datapath.connected) await this.datapath.setOptions(otherConfig);
+      this.#onOptions(otherConfig);
+    };
+    const before = this.#model.switch.otherConfig;
+    await set(change.record.otherConfig);
+    return { change, undo: () => set(before) };
+  }
+
+  async #append(changes: readonly Change[]): Promise<void> {
+    const store = this.#store!;
+    try {
+      await store.append({ time: Date.now(), changes });
+    } catch (error) {
+      throw new RequestError(
+        'not_stored',
+        `the change is in force but could not be stored: ${(error as Error).message}`,
+        {
+          status: 503,
+          hint: `make room in ${this.#config}, then repeat the request`,
+        },
+      );
+    } finally {
+      if (store.wantsCompaction && !this.#compacting) this.compact().catch(() => undefined);
+    }
+  }
+
+  *#snapshot(): Generator<Transaction> {
+    const now = Date.now();
+    yield { time: now, changes: [{ kind: 'SetSwitch', record: this.#model.switch }] };
+    for (const [name, { bridge, ports }] of this.#model.bridges) {
+      yield { time: now, changes: [{ kind: 'SetBridge', record: bridge }] };
+      const changes = [...ports.values()].map((record): Change => ({ kind: 'SetPort', bridge: name, record }));
+      if (changes.length > 0) yield { time: now, changes };
+      yield* bridgeSnapshot(this.bridge(name), now);
+    }
+  }
+
+  /** Applies stored OpenFlow changes; neighbours of one kind together, so that the datapath is revalidated once. */
+  async #replay(bridge: BridgeApi, history: readonly FlowHistory[]): Promise<void> {
+    const now = Date.now();
+    let flows: FlowMod[] = [];
+    const flush = async (): Promise<void> => {
+      if (flows.length > 0) await this.#replayMods(bridge, flows, (mods) => bridge.modifyFlows(mods));
+      flows = [];
+    };
+    for (const step of history) {
+      if (step.kind === 'ModifyGroups') {
+        await flush();
+        await this.#replayMods(bridge, step.mods, (mods) => bridge.modifyGroups(mods));
+        continue;
+      }
+      if (step.reset) flows = [{ command: 'delete', flow: '' }];
+      for (const mod of step.mods) {
+        const lifetime = hardTimeout(mod.flow);
+        if (lifetime > 0 && step.time + lifetime * 1000 <= now) continue;
+        flows.push(mod);
+      }
+    }
+    await flush();
+  }
+
+  async #replayMods<T>(
+    bridge: BridgeApi,
+    mods: readonly T[],
+    modify: (mods: readonly T[]) => Promise<void>,
+  ): Promise<void> {
+    try {
+      await modify(mods);
+    } catch {
+      // One of them leans on something that has gone since (an expired flow, say); the others still count.
+      for (const mod of mods) {
+        await modify([mod]).catch((error: unknown) => {
+          this.#log.error({ bridge: bridge.spec.name, mod, error }, 'stored change cannot be applied again');
+        });
+      }
+    }
+  }
+}
+
+/** The same error with `operations[i]` before its field. */
+function located(index: number, error: unknown): RequestError {
+  const at = `operations[${index}]`;
+  const message = (error as Error).message;
+  if (!(error instanceof RequestError)) return new RequestError('cannot_apply', message, { field: at });
+  const { code, field, hint, status } = error;
+  return new RequestError(code, message, { field: field ? `${at}.${field}` : at, hint, status });
+}
+
+function isFinalDelete(change: ConfigChange, later: readonly ConfigChange[]): boolean {
+  if (change.kind !== 'DeletePort' && change.kind !== 'DeleteBridge') return false;
+  return !later.some(
+    (other) => other.kind === 'SetPort' || other.kind === 'SetBridge' || other.kind === 'DeleteBridge',
+  );
+}
+
+const portNumbers = (bridge: BridgeApi): Map<string, number> =>
+  new Map(bridge.ports().map((port) => [port.name, port.ofport] as const));
+
+/** All OpenFlow state of a bridge as changes that make it anew. */
+function flowChanges(bridge: BridgeApi): Change[] {
+  const mods = sortedFlows(bridge).map((flow): FlowMod => ({ command: 'add', flow: flowText(flow) }));
+  return [{ kind: 'ModifyFlows', bridge: bridge.spec.name, reset: true, mods }];
+}
+
+/** Oldest first: a flow that was checked for overlaps passes that check again. */
+const sortedFlows = (bridge: BridgeApi): FlowView[] =>
+  [...bridge.dumpFlows('')].sort((a, b) => b.duration - a.duration);
+
+function* bridgeSnapshot(bridge: BridgeApi, now: number): Generator<Transaction> {
+  const name = bridge.spec.name;
+  const groups = bridge.groups().map(groupAdd);
+  if (groups.length > 0) yield { time: now, changes: [{ kind: 'ModifyGroups', bridge: name, mods: groups }] };
+  yield { time: now, changes: [{ kind: 'ModifyFlows', bridge: name, reset: true, mods: [] }] };
+  let mods: FlowMod[] = [];
+  const record = (time: number): Transaction => ({
+    time,
+    changes: [{ kind: 'ModifyFlows', bridge: name, reset: false, mods }],
+  });
+  for (const flow of sortedFlows(bridge)) {
+    const mod: FlowMod = { command: 'add', flow: flowText(flow) };
+    // The record's time says when a hard timeout runs out.
+    if (flow.hardTimeout > 0 || mods.length >= CHUNK) {
+      if (mods.length > 0) yield record(now);
+      mods = [];
+    }
+    if (flow.hardTimeout > 0) {
+      mods = [mod];
+      yield record(now - Math.round(flow.duration * 1000));
+      mods = [];
+    } else {
+      mods.push(mod);
+    }
+  }
+  if (mods.length > 0) yield record(now);
+}

@@ -1,0 +1,99 @@
+/**
+ * The `other_config` keys that this switch knows, with what their values may be; ovs-vswitchd.conf.db(5) has their
+ * meaning. Unknown keys and values are refused: a misspelt key that is silently kept is worse than none.
+ */
+import { RequestError } from '#ofproto/api.ts';
+import type { Columns } from './model.ts';
+
+interface Key {
+  readonly test: (value: string) => boolean;
+  /** What a value must be. */
+  readonly is: string;
+}
+
+const number = (low: number, high: number): Key => ({
+  test: (value) => /^\d{1,15}$/.test(value) && Number(value) >= low && Number(value) <= high,
+  is: `a number from ${low} to ${high}`,
+});
+const oneOf = (...words: string[]): Key => ({ test: (value) => words.includes(value), is: words.join(' or ') });
+const pattern = (test: RegExp, is: string): Key => ({ test: (value) => test.test(value), is });
+const bool = oneOf('true', 'false');
+const mask = pattern(/^(0x)?[0-9a-fA-F]{1,64}$/, 'a hexadecimal CPU mask, for example 0x3');
+const mac = pattern(/^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$/, 'an Ethernet address');
+
+export type OptionTable = Readonly<Record<string, Key>>;
+
+/** Open_vSwitch other_config. */
+export const SWITCH_OPTIONS: OptionTable = {
+  'pmd-cpu-mask': mask,
+  'pmd-rxq-assign': oneOf('cycles', 'roundrobin', 'group'),
+  'pmd-rxq-isolate': bool,
+  'pmd-sleep-max': number(0, 10_000_000),
+  'pmd-auto-lb': bool,
+  'emc-insert-inv-prob': number(0, 4_294_967_295),
+  'max-idle': number(500, 4_294_967_295),
+  'max-revalidator': number(100, 4_294_967_295),
+  'flow-limit': number(0, 262_144),
+};
+
+export const BRIDGE_OPTIONS: OptionTable = {
+  hwaddr: mac,
+  'datapath-id': pattern(/^(0x)?[0-9a-fA-F]{1,16}$/, 'up to 16 hexadecimal digits'),
+  'mac-aging-time': number(15, 3600),
+  'mac-table-size': number(10, 1_000_000),
+  'forward-bpdu': bool,
+  'dp-desc': pattern(/^.{0,255}$/, 'at most 255 characters'),
+};
+
+/** Port and Interface other_config: a port has one interface here. */
+export const PORT_OPTIONS: OptionTable = {
+  'pmd-rxq-affinity': pattern(/^\d+:\d+(,\d+:\d+)*$/, 'pairs of rx queue and core, for example 0:1,1:3'),
+  'priority-tags': oneOf('never', 'if-nonzero', 'always', 'true', 'false'),
+};
+
+/**
+ * Checks keys and values of `columns` that differ from `before` (what is stored already stays).
+ * @throws RequestError unknown_option, bad_value.
+ */
+export function checkOptions(table: OptionTable, columns: Columns, before: Columns, field: string): void {
+  for (const [key, value] of Object.entries(columns)) {
+    if (before[key] === value) continue;
+    const known = Object.hasOwn(table, key) ? table[key] : undefined;
+    if (!known) {
+      const near = nearest(key, Object.keys(table));
+      throw new RequestError('unknown_option', `${field}: unknown key "${key}"`, {
+        field: `${field}.${key}`,
+        hint: near ? `did you mean ${near}?` : `known keys: ${Object.keys(table).join(', ')}`,
+      });
+    }
+    if (!known.test(value)) {
+      throw new RequestError('bad_value', `${field}: "${value}" is not a valid ${key}`, {
+        field: `${field}.${key}`,
+        hint: `give ${known.is}`,
+      });
+    }
+  }
+}
+
+/** @returns the word that is at most three edits, or a third of its length, away. */
+export function nearest(word: string, words: readonly string[]): string | undefined {
+  let best: string | undefined;
+  let least = Math.min(3, Math.ceil(word.length / 3)) + 1;
+  for (const candidate of words) {
+    const edits = distance(word, candidate);
+    if (edits < least) [best, least] = [candidate, edits];
+  }
+  return best;
+}
+
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, at) => at);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      next[j] = Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1));
+    }
+    row = next;
+  }
+  return row[b.length]!;
+}

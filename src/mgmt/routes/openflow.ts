@@ -1,0 +1,178 @@
+/** Flows, tables and groups of a bridge, and traces. */
+import type { FlowMod, GroupMod } from '#ofproto/api.ts';
+import { RequestError } from '#ofproto/api.ts';
+import { diffFlows, replaceMods } from '../flow-diff.ts';
+import { byLine, parseFlowFile, parseGroupFile } from '../flow-text.ts';
+import { LARGE_BODY, PAGE_QUERY, paged, type Route } from '../route.ts';
+
+const tag = 'openflow';
+
+const FLOW_FILTER = {
+  filter: 'Flows to take, as ovs-ofctl dump-flows has it: table, cookie/mask, match fields, out_port, out_group.',
+} as const;
+
+/** Runs `work`; with a text body errors name the line instead of the index. */
+async function withLines(lines: readonly number[] | undefined, work: () => Promise<void>): Promise<void> {
+  try {
+    await work();
+  } catch (error) {
+    throw lines ? byLine(error, lines) : error;
+  }
+}
+
+const flowMods = (body: unknown): { mods: FlowMod[]; lines?: number[] } => {
+  if (typeof body === 'string') return parseFlowFile(body);
+  const { mods = [] } = body as { mods?: { command: FlowMod['command']; flow?: string }[] };
+  return { mods: mods.map(({ command, flow = '' }) => ({ command, flow })) };
+};
+
+const groupMods = (body: unknown): { mods: GroupMod[]; lines?: number[] } => {
+  if (typeof body === 'string') return parseGroupFile(body);
+  const { mods = [] } = body as { mods?: { command: GroupMod['command']; group?: string }[] };
+  return { mods: mods.map(({ command, group = '' }) => ({ command, group })) };
+};
+
+const isTrue = (text: string | undefined): boolean => text === 'true' || text === '1';
+
+export const openflowRoutes: readonly Route[] = [
+  {
+    method: 'GET',
+    url: '/v1/bridges/:name/flows',
+    summary: 'Flows with statistics',
+    tag,
+    query: { ...FLOW_FILTER, names: 'true: port names instead of numbers.', ...PAGE_QUERY },
+    reply: 'FlowList',
+    handler: (context, request) =>
+      paged(context, request, 'flows', () =>
+        context.manager
+          .bridge(request.params.name!)
+          .dumpFlows(request.query.filter ?? '', { names: isTrue(request.query.names) }),
+      ),
+  },
+  {
+    method: 'POST',
+    url: '/v1/bridges/:name/flows',
+    summary: 'Add, modify and delete flows: all or none',
+    tag,
+    body: 'FlowMods',
+    text: 'A flow file as ovs-ofctl add-flows takes it.',
+    bodyLimit: LARGE_BODY,
+    reply: 'Applied',
+    handler: async ({ manager }, { params, body }) => {
+      const { mods, lines } = flowMods(body);
+      await withLines(lines, () => manager.modifyFlows(params.name!, mods));
+      return { applied: mods.length };
+    },
+  },
+  {
+    method: 'PUT',
+    url: '/v1/bridges/:name/flows',
+    summary: 'Make these the only flows; those that are there already keep their statistics',
+    tag,
+    body: 'FlowTexts',
+    text: 'A flow file, one flow a line.',
+    bodyLimit: LARGE_BODY,
+    reply: 'Applied',
+    handler: async ({ manager }, { params, body }) => {
+      const bridge = manager.bridge(params.name!);
+      const file = typeof body === 'string' ? parseFlowFile(body) : undefined;
+      const texts = file ? file.mods.map((mod) => mod.flow) : ((body as { flows?: string[] }).flows ?? []);
+      let applied = 0;
+      await withLines(file?.lines, async () => {
+        const mods = replaceMods(bridge, texts);
+        applied = mods.length;
+        if (applied > 0) await manager.modifyFlows(params.name!, mods);
+      });
+      return { applied };
+    },
+  },
+  {
+    method: 'DELETE',
+    url: '/v1/bridges/:name/flows',
+    summary: 'Delete the flows that a filter takes; all without one',
+    tag,
+    query: { ...FLOW_FILTER, strict: 'true: the flow with exactly this match and priority only.' },
+    reply: 'Empty',
+    handler: async ({ manager }, { params, query }) => {
+      const command = isTrue(query.strict) ? 'delete_strict' : 'delete';
+      await manager.modifyFlows(params.name!, [{ command, flow: query.filter ?? '' }]);
+      return {};
+    },
+  },
+  {
+    method: 'GET',
+    url: '/v1/bridges/:name/flows/aggregate',
+    summary: 'Sums over the flows that a filter takes',
+    tag,
+    query: FLOW_FILTER,
+    reply: 'Aggregate',
+    handler: ({ manager }, { params, query }) => manager.bridge(params.name!).aggregate(query.filter ?? ''),
+  },
+  {
+    method: 'POST',
+    url: '/v1/flows/diff',
+    summary: 'What differs between two sets of flows',
+    tag,
+    body: 'FlowDiffRequest',
+    bodyLimit: LARGE_BODY,
+    reply: 'FlowDiff',
+    handler: ({ manager }, { body }) => {
+      const { bridge = '', a = '', b = '' } = body as { bridge?: string; a?: string; b?: string };
+      const first = bridge ? manager.bridge(bridge) : undefined;
+      return { lines: diffFlows(first, a, b) };
+    },
+  },
+  {
+    method: 'GET',
+    url: '/v1/bridges/:name/tables',
+    summary: 'Statistics of the flow tables',
+    tag,
+    reply: 'TableList',
+    handler: ({ manager }, { params }) => ({ tables: manager.bridge(params.name!).tables() }),
+  },
+  {
+    method: 'GET',
+    url: '/v1/bridges/:name/groups',
+    summary: 'Groups with statistics',
+    tag,
+    query: PAGE_QUERY,
+    reply: 'GroupList',
+    handler: (context, request) =>
+      paged(context, request, 'groups', () => context.manager.bridge(request.params.name!).groups()),
+  },
+  {
+    method: 'POST',
+    url: '/v1/bridges/:name/groups',
+    summary: 'Add, modify and delete groups: all or none',
+    tag,
+    body: 'GroupMods',
+    text: 'A group file as ovs-ofctl add-groups takes it.',
+    bodyLimit: LARGE_BODY,
+    reply: 'Applied',
+    handler: async ({ manager }, { params, body }) => {
+      const { mods, lines } = groupMods(body);
+      await withLines(lines, () => manager.modifyGroups(params.name!, mods));
+      return { applied: mods.length };
+    },
+  },
+  {
+    method: 'POST',
+    url: '/v1/trace',
+    summary: 'What would happen to a packet, and why',
+    tag,
+    body: 'TraceRequest',
+    reply: 'TraceReply',
+    handler: ({ manager }, { body }) => {
+      const { bridge = '', flow } = body as { bridge?: string; flow: string };
+      const only = manager.switch.bridges.size === 1 ? [...manager.switch.bridges.values()][0] : undefined;
+      const target = bridge === '' ? only : manager.switch.bridges.get(bridge);
+      if (!target) {
+        throw new RequestError('no_such_bridge', bridge ? `${bridge}: unknown bridge` : 'bridge name is missing', {
+          field: 'bridge',
+          status: 404,
+        });
+      }
+      return target.trace(flow);
+    },
+  },
+];
