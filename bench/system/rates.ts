@@ -68,10 +68,10 @@ export const ROWS: Row[] = [
     target: 1.25,
   },
   {
-    name: '64-megaflows-100k',
-    about: '64 B, 100 000 megaflows',
+    name: '64-megaflows-10k',
+    about: '64 B, 10 000 megaflows',
     flows: EXACT,
-    guests: flowgen(100_000),
+    guests: flowgen(10_000),
     bursts: 0,
     target: 1,
     extra: true,

@@ -59,7 +59,7 @@ export class RingwayPeer implements SwitchUnderTest {
     // The daemons' own threads keep off the core of the PMD, as OVS is told by dpdk-lcore-mask.
     const pinned = which('taskset') ? ['taskset', '-c', String(this.#mainCore)] : [];
     const [file, ...args] = [...pinned, join(BIN, 'rw-vswitchd'), '--rundir', this.#rundir];
-    const control = new Child(file!, args, { name: 'rw-vswitchd', env: { RINGWAY_API_PORT: '0' } });
+    const control = new Child(file!, args, { name: 'rw-vswitchd' });
     this.#control = control;
     const answers = async () => {
       if (control.exit) throw new Error(`rw-vswitchd did not start\n${control.tail()}`);
