@@ -27,16 +27,16 @@ const C_BUS_FAULTS = workerCounter('bus_faults');
 
 /** What the loop runs; made once per worker. */
 export interface LoopWork {
-  /** Moves one burst of a queue through the datapath; `now` is milliseconds since the epoch. @returns packets received. */
-  burst(queue: RxQueue, now: number): number;
+  /** now[0]: milliseconds since the epoch, kept by the loop. */
+  readonly now: Float64Array;
+  /** Moves one burst of a queue through the datapath. @returns packets received. */
+  burst(queue: RxQueue): number;
   /** Carries out what lies in the command ring. */
-  commands(now: number): void;
+  commands(): void;
   /** Carries out what the main thread asked. @returns false to end the loop. */
   verbs(): boolean;
   /** A guest took memory away. */
   fault(): void;
-  /** Now and then (about once a second): upkeep of caches. */
-  upkeep(now: number): void;
 }
 
 export class PollLoop {
@@ -107,13 +107,13 @@ export class PollLoop {
     const header = this.#lane.header;
     const shared = this.#shared;
     const work = this.#work;
+    const now = work.now;
     const clock = tscSample;
     const perMs = this.#cyclesPerMs;
     const epochMs = this.#epochMs;
     const epochTsc = this.#epochTsc;
     let verbs = 0;
     let faults = faultWord[0]!;
-    let upkeepAt = 0;
     sampleTsc();
     let last = clock[0]!;
     let busySince = last;
@@ -121,10 +121,10 @@ export class PollLoop {
       const queues = this.#queues;
       const usage = this.#usage;
       const n = queues.length;
-      const now = epochMs + Math.floor((last - epochTsc) / perMs);
+      now[0] = epochMs + Math.floor((last - epochTsc) / perMs);
       let packets = 0;
       for (let i = 0; i < n; i++) {
-        const got = work.burst(queues[i]!, now);
+        const got = work.burst(queues[i]!);
         if (got > 0) {
           packets += got;
           sampleTsc();
@@ -134,7 +134,7 @@ export class PollLoop {
         }
       }
       if (header[H_COMMAND_HEAD] !== header[H_COMMAND_TAIL]) {
-        work.commands(now);
+        work.commands();
         busySince = last;
       }
       if (shared[SHARED_VERBS] !== verbs) {
@@ -162,10 +162,6 @@ export class PollLoop {
         sampleTsc();
         last = clock[0]!;
         busySince = last;
-      }
-      if (last > upkeepAt) {
-        work.upkeep(now);
-        upkeepAt = last + perMs * 1000;
       }
     }
   }

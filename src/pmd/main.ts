@@ -3,11 +3,11 @@ import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { pino } from 'pino';
-import { H_BARRIER } from '#contract/lane.ts';
 import type { ReplyBodies, ToDatapath } from '#contract/messages.ts';
 import { allowedCpus, lockFile } from '#contract/os.ts';
 import { defaultRundir } from '#contract/rundir.ts';
 import { type AssignMode, parseCpuMask } from './assign.ts';
+import { sessionTypes } from './port-types.ts';
 import { Ports } from './ports.ts';
 import { type ContractHandler, ContractServer } from './server.ts';
 import type { DumpedFlow, WorkerOptions } from './verbs.ts';
@@ -51,10 +51,10 @@ class DataPlane implements ContractHandler {
   #server: ContractServer | undefined;
   #exit: () => void;
 
-  constructor(log: pino.Logger, exit: () => void) {
+  constructor(rundir: string, log: pino.Logger, exit: () => void) {
     this.#log = log;
     this.#exit = exit;
-    this.ports = new Ports((port) => {
+    this.ports = new Ports(sessionTypes(rundir), (port) => {
       log.info({ port: port.config.name, state: port.state, error: port.lastError || undefined }, 'port status');
       this.#server?.portStatus(port);
     });
@@ -93,7 +93,6 @@ class DataPlane implements ContractHandler {
   async control(doorbell: number): Promise<void> {
     this.#log.info(doorbell >= 0 ? 'control plane attached' : 'control plane gone: forwarding on');
     await Promise.all(this.#workers.map((w) => w.ask({ verb: 'control', doorbell })));
-    for (const { lane } of this.#workers) Atomics.store(lane.header, H_BARRIER, 0);
   }
 
   laneFds(): number[] {
@@ -163,7 +162,7 @@ async function main(): Promise<void> {
     console.log('rw-datapathd [--rundir DIR]: the Ringway data plane; started by rw-vswitchd');
     return;
   }
-  const rundir = path.resolve(values.rundir ?? defaultRundir());
+  const rundir = defaultRundir(values.rundir);
   mkdirSync(rundir, { recursive: true });
   const log = pino({ name: 'rw-datapathd' });
   const pidFile = path.join(rundir, 'rw-datapathd.pid');
@@ -182,7 +181,7 @@ async function main(): Promise<void> {
       process.exit(0);
     });
   };
-  const plane = new DataPlane(log, exit);
+  const plane = new DataPlane(rundir, log, exit);
   const { cores, worker } = readOptions({});
   await plane.useWorkers(cores, worker);
   plane.serve(path.join(rundir, 'datapath.sock'));

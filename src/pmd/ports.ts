@@ -7,9 +7,8 @@
 import { MAX_PORTS } from '#contract/lane.ts';
 import type { PortMessage } from '#contract/messages.ts';
 import { takeFaults } from '#contract/os.ts';
-import type { Attachment, PortConfig, PortHost, PortSession, PortStatus } from '#ports/port.ts';
+import type { Attachment, PortConfig, PortHost, PortSession, PortStatus, SessionFactory } from '#ports/port.ts';
 import { type AssignMode, type Assignment, type AssignQueue, assign, parseAffinity } from './assign.ts';
-import { SESSIONS } from './port-types.ts';
 import type { UsageResult } from './verbs.ts';
 import type { PmdWorker } from './workers.ts';
 
@@ -30,6 +29,7 @@ const AVERAGE_WEIGHT = 1 / 15;
 
 export class Ports implements PortHost {
   readonly #entries = new Map<number, Entry>();
+  readonly #types: ReadonlyMap<string, SessionFactory>;
   readonly #onStatus: (port: PortMessage) => void;
   #workers: readonly PmdWorker[] = [];
   #assignments: Assignment[] = [];
@@ -39,7 +39,8 @@ export class Ports implements PortHost {
   readonly #load = new Map<string, { cycles: number; share: number }>();
   #turn: Promise<unknown> = Promise.resolve();
 
-  constructor(onStatus: (port: PortMessage) => void) {
+  constructor(types: ReadonlyMap<string, SessionFactory>, onStatus: (port: PortMessage) => void) {
+    this.#types = types;
     this.#onStatus = onStatus;
   }
 
@@ -56,9 +57,12 @@ export class Ports implements PortHost {
 
   /** @throws Error with code `exists`, `no_such_type` or the session's own. @returns the port's number. */
   async add(wanted: PortConfig): Promise<number> {
-    const factory = SESSIONS.get(wanted.type);
+    const factory = this.#types.get(wanted.type);
     if (!factory) {
-      throw coded('no_such_type', `unknown port type "${wanted.type}"; known are ${[...SESSIONS.keys()].join(', ')}`);
+      throw coded(
+        'no_such_type',
+        `unknown port type "${wanted.type}"; known are ${[...this.#types.keys()].join(', ')}`,
+      );
     }
     for (const { config } of this.#entries.values()) {
       if (config.name === wanted.name) throw coded('exists', `a port named ${wanted.name} exists`);

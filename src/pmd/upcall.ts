@@ -71,6 +71,10 @@ export class UpcallPath {
     return this.#writer.words;
   }
 
+  get bytes(): Uint8Array {
+    return this.#writer.bytes;
+  }
+
   get ringAddress(): number {
     return this.#ringAddress;
   }

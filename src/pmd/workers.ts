@@ -5,6 +5,12 @@ import { close, eventfd, eventfdSignal, map, memfd } from '#contract/os.ts';
 import type { FromWorker, Verb, VerbAnswer, WorkerOptions, WorkerStart } from './verbs.ts';
 import { SHARED_VERBS, SHARED_WORDS } from './verbs.ts';
 
+/**
+ * V8 counts mapped guest memory as memory of the heap: with its default limit each attached guest costs whole collections, of
+ * milliseconds, on a thread that must not pause.
+ */
+const HEAP = { maxOldGenerationSizeMb: 1 << 20 };
+
 interface Waiting {
   resolve(result: VerbAnswer['result']): void;
   reject(error: Error): void;
@@ -46,7 +52,11 @@ export class PmdWorker {
       shared: this.#shared.buffer as SharedArrayBuffer,
       options,
     };
-    this.#thread = new Worker(new URL('./worker.ts', import.meta.url), { workerData, name: `pmd${worker}` });
+    this.#thread = new Worker(new URL('./worker.ts', import.meta.url), {
+      workerData,
+      name: `pmd${worker}`,
+      resourceLimits: HEAP,
+    });
     this.#thread.on('message', (message: FromWorker) => {
       if ('fault' in message) return events.fault();
       const waiting = this.#waiting.get(message.seq);

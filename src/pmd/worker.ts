@@ -1,0 +1,177 @@
+/** A PMD worker: the thread that forwards packets. Everything it needs comes in `workerData` and by verbs. */
+import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
+import { PORT_ROW, WORKER_ROW } from '#contract/catalogue.ts';
+import { H_EPOCH, LANE_BYTES, Lane } from '#contract/lane.ts';
+import { map, setAffinity, setThreadName } from '#contract/os.ts';
+import { PacketBatch } from '#datapath/packet/batch.ts';
+import { Pipeline } from '#datapath/pipeline.ts';
+import type { Attachment, RxQueue, TxQueue, WorkerPort } from '#ports/port.ts';
+import { Commands } from './commands.ts';
+import { type LoopWork, PollLoop } from './loop.ts';
+import { PORTS } from './port-types.ts';
+import { UpcallPath } from './upcall.ts';
+import type { DumpedFlow, UsageResult, Verb, VerbAnswer, VerbCall, WorkerStart } from './verbs.ts';
+
+class PmdThread implements LoopWork {
+  readonly now = new Float64Array(1);
+  readonly #start: WorkerStart;
+  readonly #lane: Lane;
+  readonly #batch = new PacketBatch();
+  readonly #ports = new Map<number, WorkerPort>();
+  /** By port number, for the hot path. */
+  readonly #tx: (TxQueue | undefined)[] = [];
+  readonly #upcalls: UpcallPath;
+  readonly #pipeline: Pipeline;
+  readonly #commands: Commands;
+  readonly #loop: PollLoop;
+
+  constructor(start: WorkerStart) {
+    this.#start = start;
+    this.#lane = new Lane(map(start.laneFd, 0, LANE_BYTES, { write: true, owner: 0 }));
+    this.#upcalls = new UpcallPath(this.#lane);
+    this.#pipeline = new Pipeline({
+      batch: this.#batch,
+      lane: this.#lane,
+      clock: this.now,
+      onMiss: (batch, slot) => this.#upcalls.miss(batch, slot),
+      txQueue: (portNo) => this.#tx[portNo],
+      hasPort: (portNo) => this.#ports.has(portNo),
+    });
+    this.#commands = new Commands(this.#lane, this.#batch, this.#pipeline, this.#upcalls);
+    this.#loop = new PollLoop(this.#lane, new Int32Array(start.shared), start.wakeFd, this);
+    this.#loop.sleepAfter(start.options.sleepAfterMicros);
+    this.#loop.poll([]);
+  }
+
+  run(): void {
+    this.#loop.run();
+    for (const port of this.#ports.values()) port.close();
+  }
+
+  burst(queue: RxQueue): number {
+    const packets = this.#pipeline.run(queue);
+    if (packets > 0) this.#upcalls.flush();
+    return packets;
+  }
+
+  commands(): void {
+    if (!this.#upcalls.attached) return this.#commands.reset();
+    try {
+      this.#commands.run();
+    } catch (error) {
+      // A control plane that writes nonsense is cut off; forwarding goes on.
+      console.error(`pmd${this.#start.worker}: ${(error as Error).message}; control plane detached`);
+      this.#control(-1);
+    }
+  }
+
+  fault(): void {
+    parentPort!.postMessage({ fault: true });
+  }
+
+  verbs(): boolean {
+    const got = receiveMessageOnPort(parentPort!) as { message: VerbCall } | undefined;
+    if (!got) return true;
+    const { seq, verb } = got.message;
+    let answer: VerbAnswer;
+    try {
+      const result = this.#do(verb);
+      answer = result === undefined ? { seq } : { seq, result };
+    } catch (error) {
+      answer = { seq, error: (error as Error).message };
+    }
+    parentPort!.postMessage(answer);
+    return verb.verb !== 'stop';
+  }
+
+  #do(verb: Verb): VerbAnswer['result'] {
+    switch (verb.verb) {
+      case 'attach':
+        this.#attach(verb.portNo, verb.attachment);
+        return undefined;
+      case 'poll':
+        this.#loop.poll(verb.queues.map(([portNo, queue]) => this.#rxQueue(portNo, queue)));
+        return undefined;
+      case 'control':
+        this.#control(verb.doorbell);
+        return undefined;
+      case 'options':
+        this.#loop.sleepAfter(verb.options.sleepAfterMicros);
+        return undefined;
+      case 'clear':
+        this.#lane.worker.fill(0, 0, WORKER_ROW);
+        this.#pipeline.flowsChanged();
+        return undefined;
+      case 'dump':
+        return this.#dump();
+      case 'flows':
+        this.#putAll(verb.flows);
+        return undefined;
+      case 'usage':
+        return this.#usage();
+      case 'stop':
+        return undefined;
+    }
+  }
+
+  #attach(portNo: number, attachment: Attachment | undefined): void {
+    const previous = this.#ports.get(portNo);
+    if (!attachment) {
+      previous?.close();
+      this.#ports.delete(portNo);
+      this.#tx[portNo] = undefined;
+      return;
+    }
+    const factory = PORTS.get(attachment.kind);
+    if (!factory) throw new Error(`no port kind ${attachment.kind}`);
+    this.#tx[portNo] = undefined;
+    this.#ports.delete(portNo);
+    const { worker, workers } = this.#start;
+    const counters = { slots: this.#lane.ports, base: portNo * PORT_ROW };
+    const port = factory(attachment, { worker, workers, counters, batch: this.#batch }, previous);
+    this.#ports.set(portNo, port);
+    this.#tx[portNo] = port.tx;
+  }
+
+  #rxQueue(portNo: number, queue: number): RxQueue {
+    const found = this.#ports.get(portNo)?.rx.find((rx) => rx.queue === queue);
+    if (!found) throw new Error(`port ${portNo} has no rx queue ${queue}`);
+    return found;
+  }
+
+  #control(doorbell: number): void {
+    this.#commands.reset();
+    this.#upcalls.attach(doorbell);
+    this.#lane.header[H_EPOCH]! += 1;
+  }
+
+  #dump(): DumpedFlow[] {
+    return Array.from(this.#pipeline.flows.dump(), ({ id, key, mask, program }) => {
+      const words: number[] = [];
+      for (let w = 0; w < mask.length; w++) if (mask[w] !== 0) words.push(w, key[w]!, mask[w]!);
+      return { id, words: Uint32Array.from(words), actions: program.slice() };
+    });
+  }
+
+  #putAll(flows: readonly DumpedFlow[]): void {
+    for (const { id, words, actions } of flows) {
+      const all = new Uint32Array(words.length + actions.length);
+      all.set(words);
+      all.set(actions, words.length);
+      this.#pipeline.flows.put(id, all, 0, words.length / 3, actions.length);
+    }
+    this.#pipeline.flowsChanged();
+  }
+
+  #usage(): UsageResult {
+    const { cycles, total } = this.#loop.takeUsage();
+    const queues = this.#loop.queues.map(({ portNo, queue }, i) => ({ portNo, queue, cycles: cycles[i]! }));
+    return { queues, total };
+  }
+}
+
+const start = workerData as WorkerStart;
+setThreadName(`pmd${start.worker}`);
+if (start.core >= 0) setAffinity([start.core]);
+new PmdThread(start).run();
+parentPort!.close();
