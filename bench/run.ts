@@ -34,12 +34,18 @@ function aboutOf(file: string): string {
   return text.split(/[.:;](?: |$)/)[0] ?? '';
 }
 
+/** A stage bench is a file that uses the stage runner; the others there are its helpers. */
 function stages(): Stage[] {
-  const files = readdirSync(STAGE_DIR, { withFileTypes: true }).filter((entry) => entry.name.endsWith('.ts'));
-  return files.map((entry) => {
-    const file = STAGE_DIR + entry.name;
-    return { name: `stage/${entry.name.slice(0, -3)}`, about: aboutOf(file), file };
-  });
+  return readdirSync(STAGE_DIR)
+    .filter((name) => name.endsWith('.ts') && readFileSync(STAGE_DIR + name, 'utf8').includes("from './runner.ts'"))
+    .map((name) => ({ name: `stage/${name.slice(0, -3)}`, about: aboutOf(STAGE_DIR + name), file: STAGE_DIR + name }));
+}
+
+/** Reads `name: value unit …`, the one line that a stage bench prints. */
+function stageResult(stage: Stage, line: string): BenchResult {
+  const found = /^(.*?): (-?[\d.]+)\s*([^\s,(]*)/.exec(line);
+  const value = found ? Number(found[2]) : Number.NaN;
+  return { row: stage.name, subject: 'Ringway', metric: found?.[1] ?? line, value, unit: found?.[3] ?? '' };
 }
 
 const positive = (text: string): number => {
@@ -98,8 +104,7 @@ async function main(): Promise<number> {
     if (child.status !== 0) failed++;
     const lines = child.stdout.trimEnd().split('\n');
     say(`${stage.name}\n${lines.map((line) => `  ${line}`).join('\n')}`);
-    const value = Number(/-?\d+(?:\.\d+)?(?:e[+-]?\d+)?/i.exec(lines.at(-1) ?? '')?.[0]);
-    results.push({ row: stage.name, subject: 'Ringway', metric: lines.at(-1) ?? '', value, unit: '' });
+    results.push(stageResult(stage, lines.at(-1) ?? ''));
   }
   for (const bench of SYSTEM.filter(({ name }) => chosen(name))) {
     progress(`${bench.name}: ${bench.about}`);
