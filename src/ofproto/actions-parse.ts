@@ -234,10 +234,10 @@ export function parseTable(text: string): number {
 /** Id of a group. @throws RequestError. */
 export function parseGroupId(text: string): number {
   const groupId = Number(parseNumber(text, 'group_id', 32));
-  if (groupId < GROUP_MAX) return groupId;
+  if (groupId <= GROUP_MAX) return groupId;
   throw new RequestError('OFPGMFC_INVALID_GROUP', `invalid group id ${clip(text)}`, {
     field: 'group_id',
-    hint: `less than ${GROUP_MAX}`,
+    hint: `at most ${GROUP_MAX}`,
   });
 }
 
