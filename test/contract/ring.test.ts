@@ -23,7 +23,7 @@ test('records come out as they went in, in order, through any number of wraps', 
       const drain = (): void => {
         for (let at = reader.next(); at >= 0; at = reader.next()) {
           t.not(reader.words[at + 1], RECORD_PAD);
-          const value = expected.shift();
+          const value = expected.shift()!;
           if (reader.words[at]! >= 12) t.is(reader.words[at + 2], value);
         }
         reader.release();

@@ -1,0 +1,136 @@
+/** rw-vswitchd: the control process. Reaches or starts the data plane, applies the stored configuration, serves the API. */
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { parseArgs } from 'node:util';
+import { pino } from 'pino';
+import { lockFile } from '#contract/os.ts';
+import { apiSocketPath, defaultRundir } from '#contract/rundir.ts';
+import { DatapathClient } from '#ofproto/datapath-client.ts';
+import { reachDatapath } from '#ofproto/datapath-process.ts';
+import { Switch } from '#ofproto/switch.ts';
+import { defaultConfiguration } from './defaults.ts';
+import { Manager } from './manager.ts';
+import { ApiServer } from './server.ts';
+
+const HELP = `rw-vswitchd: the Ringway switch (control plane; it starts the data plane)
+
+  --default        with nothing configured yet: bridge br0 with a NORMAL flow and two vhost-user ports
+  --rundir DIR     sockets and pid files      (default $RINGWAY_RUNDIR, /run/ringway for root, $XDG_RUNTIME_DIR/ringway)
+  --config DIR     stored configuration       (default: the rundir)
+  --api HOST:PORT  HTTP API beside the socket (default 127.0.0.1:8480; "" for none)
+  --token-file F   bearer token of the HTTP address; needed for any address but loopback
+  --verbose        log what happens to the terminal, not only warnings`;
+
+const version = (): string => {
+  const file = path.join(import.meta.dirname, '../../package.json');
+  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version;
+};
+
+interface Settings {
+  readonly rundir: string;
+  readonly config: string;
+  readonly api: string;
+  readonly token: string;
+  readonly useDefault: boolean;
+  readonly verbose: boolean;
+}
+
+/** @returns undefined after printing the help. @throws Error that names the bad option. */
+function readArguments(): Settings | undefined {
+  const { values } = parseArgs({
+    options: {
+      default: { type: 'boolean', default: false },
+      rundir: { type: 'string' },
+      config: { type: 'string' },
+      api: { type: 'string' },
+      'token-file': { type: 'string' },
+      verbose: { type: 'boolean', short: 'v', default: false },
+      help: { type: 'boolean', short: 'h', default: false },
+    },
+  });
+  if (values.help) {
+    console.log(HELP);
+    return undefined;
+  }
+  const rundir = defaultRundir(values.rundir);
+  const tokenFile = values['token-file'];
+  return {
+    rundir,
+    config: path.resolve(values.config ?? rundir),
+    api: values.api ?? '127.0.0.1:8480',
+    token: tokenFile ? readFileSync(tokenFile, 'utf8').trim() : '',
+    useDefault: values.default,
+    verbose: values.verbose,
+  };
+}
+
+/** What a person wants to know after the start. */
+function announce(settings: Settings, server: ApiServer, manager: Manager, pid: number): void {
+  const ports = [...manager.model.bridges].flatMap(([bridge, { ports }]) =>
+    [...ports.values()].map((port) => {
+      const socket = port.options['path'] ?? port.options['vhost-server-path'] ?? path.join(settings.rundir, port.name);
+      return `  port    ${bridge}/${port.name}  ${port.type}  ${socket}`;
+    }),
+  );
+  console.log(
+    [
+      `Ringway is up: control plane ${process.pid}, data plane ${pid}`,
+      ...ports,
+      `  API     ${server.address ? `http://${server.address}  ` : ''}unix:${apiSocketPath(settings.rundir)}`,
+      `  try     rw-vsctl --rundir ${settings.rundir} show`,
+    ].join('\n'),
+  );
+}
+
+async function main(): Promise<void> {
+  const settings = readArguments();
+  if (!settings) return;
+  const { rundir } = settings;
+  mkdirSync(rundir, { recursive: true });
+  mkdirSync(settings.config, { recursive: true });
+  const log = pino({ name: 'rw-vswitchd', level: settings.verbose ? 'info' : 'warn' });
+  const pidFile = path.join(rundir, 'rw-vswitchd.pid');
+  if (lockFile(`${pidFile}.lock`) < 0) throw new Error(`another control plane runs in ${rundir} (see ${pidFile})`);
+
+  const datapath = new DatapathClient({
+    reach: async () => (await reachDatapath(rundir)).fd,
+    log: (level, text) => log[level](text),
+  });
+  const theSwitch = new Switch(datapath);
+  const manager = new Manager({ switch: theSwitch, datapath, config: settings.config, log });
+
+  let stopping = false;
+  const exit = async (keepDatapath: boolean): Promise<void> => {
+    if (stopping) return;
+    stopping = true;
+    await server.close();
+    await manager.stop();
+    if (keepDatapath) datapath.detach();
+    else await datapath.exit();
+    rmSync(pidFile, { force: true });
+    process.exit(0);
+  };
+  const server = new ApiServer({
+    manager,
+    rundir,
+    address: settings.api,
+    token: settings.token,
+    version: version(),
+    log,
+    exit: (keepDatapath) => void exit(keepDatapath),
+  });
+  process.on('SIGTERM', () => void exit(false));
+  process.on('SIGINT', () => void exit(false));
+  process.on('SIGHUP', () => undefined);
+
+  await datapath.start();
+  await manager.start(settings.useDefault ? defaultConfiguration(rundir) : []);
+  await server.listen();
+  writeFileSync(pidFile, `${process.pid}\n`);
+  announce(settings, server, manager, datapath.pid);
+}
+
+main().catch((error) => {
+  console.error(`rw-vswitchd: ${(error as Error).message}`);
+  process.exit(1);
+});
