@@ -7,8 +7,8 @@
  */
 import { DROP_BASE, DROP_REASONS, dropReason, PORT_ROW, workerCounter } from '#contract/catalogue.ts';
 import { MAX_PORTS } from '#contract/lane.ts';
-import type { TxQueue } from '#ports/port.ts';
 import { MAX_ROWS, type PacketBatch } from './packet/batch.ts';
+import type { TxQueue } from './packet/queues.ts';
 
 /** Longest list of one port; a program that outputs more often to it sends in between. */
 export const MAX_OUTPUTS = 64;
