@@ -77,6 +77,7 @@ export const WORKER_COUNTERS = [
   { name: 'flows', help: 'megaflows installed (gauge)' },
   { name: 'masks', help: 'subtables (gauge)' },
   { name: 'bus_faults', help: 'touches of memory that a guest took away' },
+  { name: 'collections', help: 'garbage collections on the worker, counted once a second' },
 ] as const satisfies readonly CatalogueEntry[];
 
 export type WorkerCounter = (typeof WORKER_COUNTERS)[number]['name'];

@@ -1,6 +1,7 @@
 /** A PMD worker: the thread that forwards packets. Everything it needs comes in `workerData` and by verbs. */
+import { GCProfiler } from 'node:v8';
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
-import { PORT_ROW, WORKER_ROW } from '#contract/catalogue.ts';
+import { PORT_ROW, WORKER_ROW, workerCounter } from '#contract/catalogue.ts';
 import { H_EPOCH, LANE_BYTES, Lane } from '#contract/lane.ts';
 import { map, setAffinity, setThreadName } from '#contract/os.ts';
 import { PacketBatch } from '#datapath/packet/batch.ts';
@@ -11,6 +12,8 @@ import { type LoopWork, PollLoop } from './loop.ts';
 import { PORTS } from './port-types.ts';
 import { UpcallPath } from './upcall.ts';
 import type { DumpedFlow, UsageResult, Verb, VerbAnswer, VerbCall, WorkerStart } from './verbs.ts';
+
+const COLLECTIONS = workerCounter('collections');
 
 class PmdThread implements LoopWork {
   readonly now = new Float64Array(1);
@@ -24,6 +27,7 @@ class PmdThread implements LoopWork {
   readonly #pipeline: Pipeline;
   readonly #commands: Commands;
   readonly #loop: PollLoop;
+  #profiler = new GCProfiler();
 
   constructor(start: WorkerStart) {
     this.#start = start;
@@ -41,6 +45,7 @@ class PmdThread implements LoopWork {
     this.#loop = new PollLoop(this.#lane, new Int32Array(start.shared), start.wakeFd, this);
     this.#loop.sleepAfter(start.options.sleepAfterMicros);
     this.#loop.poll([]);
+    this.#profiler.start();
   }
 
   run(): void {
@@ -164,6 +169,9 @@ class PmdThread implements LoopWork {
   }
 
   #usage(): UsageResult {
+    this.#lane.worker[COLLECTIONS]! += this.#profiler.stop()?.statistics.length ?? 0;
+    this.#profiler = new GCProfiler();
+    this.#profiler.start();
     const { cycles, total } = this.#loop.takeUsage();
     const queues = this.#loop.queues.map(({ portNo, queue }, i) => ({ portNo, queue, cycles: cycles[i]! }));
     return { queues, total };
