@@ -1,0 +1,302 @@
+/**
+ * The packet while its translation goes on: what actions made of it, what the datapath program has done so far, and which
+ * bits of the packet as received had a say in it.
+ *
+ * `flow` is the key as the pipeline sees it, `base` the key that a packet has after the program emitted so far. Edits change
+ * `flow` only; an output first emits what turns `base` into `flow`. So an edit that nothing is sent after costs nothing.
+ *
+ * A bit is "looked at" when the translation depends on its value in the packet as received; the megaflow matches exactly
+ * those. A bit that an action wrote (`written`) no longer comes from the packet, and looking at it costs nothing. When the
+ * written value may happen to be the packet's own, the program sets it nonetheless: comparing would mean looking.
+ *
+ * Tags are stacks of cells with identities, innermost first: an edit of the tag stack emits pops and pushes only above the
+ * innermost cells that both stacks share, and a changed tag that stays is set in place.
+ */
+import { decTtl, drop, MAX_ACTION_WORDS, output, popVlan, pushVlan, set } from '#contract/actions.ts';
+import { KEY_WORDS, VLAN_PRESENT, W_VLAN, W_VLAN_INNER } from '#contract/flow-key.ts';
+import { WORDS } from './subtable.ts';
+
+const MAX_TAGS = 8;
+
+/** One tag: TPID and TCI as in the key words, which of its bits are constants, and the key word it came in by. */
+interface Tag {
+  readonly id: number;
+  /** W_VLAN or W_VLAN_INNER for a tag of the packet, -1 for one pushed. */
+  readonly origin: number;
+  value: number;
+  written: number;
+}
+
+/** Tags of a flow, innermost first, to be put back later. */
+export type SavedTags = readonly Tag[];
+
+export interface SavedFlow {
+  readonly flow: Uint32Array;
+  readonly written: Uint32Array;
+  readonly tags: SavedTags;
+}
+
+const lowestBit = (bits: number): number => 31 - Math.clz32(bits & -bits);
+
+export class EditState {
+  readonly flow = new Uint32Array(WORDS);
+  /** Bits of the received packet that were looked at. */
+  readonly wc = new Uint32Array(WORDS);
+  readonly program: number[] = [];
+  /** True once the program outputs. */
+  outputs = 0;
+  readonly #base = new Uint32Array(KEY_WORDS);
+  readonly #written = new Uint32Array(WORDS);
+  readonly #committed = new Uint32Array(KEY_WORDS);
+  /** Bit w: packet word w was written or committed. */
+  #touched = 0;
+  /** No bit was written yet. */
+  #clean = true;
+  #tagsKnown = false;
+  #tags: Tag[] = [];
+  #baseTags: Tag[] = [];
+  #nextTag = 1;
+  readonly #looked = new Uint32Array(WORDS);
+
+  /** @param key 64 words; copied. */
+  reset(key: Uint32Array): void {
+    this.flow.set(key);
+    this.wc.fill(0);
+    this.program.length = 0;
+    this.outputs = 0;
+    if (!this.#clean || this.#touched !== 0) {
+      this.#written.fill(0);
+      this.#committed.fill(0);
+    }
+    for (let w = 0; w < KEY_WORDS; w++) this.#base[w] = key[w]!;
+    this.#touched = 0;
+    this.#clean = true;
+    if (this.#tagsKnown) {
+      this.#tags = [];
+      this.#baseTags = [];
+      this.#tagsKnown = false;
+    }
+  }
+
+  /** Where a lookup may note what it looked at; hand it to `sawLooked` afterwards. */
+  lookBuffer(): Uint32Array {
+    if (this.#clean) return this.wc;
+    this.#looked.fill(0);
+    return this.#looked;
+  }
+
+  sawLooked(): void {
+    if (this.#clean) return;
+    const looked = this.#looked;
+    for (let w = 0; w < WORDS; w++) if (looked[w] !== 0) this.look(w, looked[w]!);
+  }
+
+  /** Notes that bits of a word of `flow` matter. */
+  look(word: number, bits: number): void {
+    if (this.#clean) this.wc[word]! |= bits;
+    else if (!this.#tagsKnown || (word !== W_VLAN && word !== W_VLAN_INNER))
+      this.wc[word]! |= bits & ~this.#written[word]!;
+    else {
+      const tag = this.#tags[this.#tags.length - (word === W_VLAN ? 1 : 2)];
+      if (tag !== undefined && tag.origin >= 0) this.wc[tag.origin]! |= bits & ~tag.written;
+    }
+  }
+
+  /** Bit w: packet word w of `flow` is not wholly as received. */
+  get edited(): number {
+    return this.#touched | (this.#tagsKnown ? (1 << W_VLAN) | (1 << W_VLAN_INNER) : 0);
+  }
+
+  isWritten(word: number, bits: number): boolean {
+    return (this.#written[word]! & bits) === bits;
+  }
+
+  /** Sets bits of a word to a value that is the same for every packet of the megaflow. */
+  write(word: number, value: number, mask: number): void {
+    if (word === W_VLAN) {
+      this.#writeTag(value, mask);
+      return;
+    }
+    this.#clean = false;
+    this.flow[word] = (this.flow[word]! & ~mask) | value;
+    this.#written[word]! |= mask;
+    if (word < KEY_WORDS) this.#touched |= 1 << word;
+  }
+
+  // Tags
+
+  #knowTags(): void {
+    if (this.#tagsKnown) return;
+    this.#tagsKnown = true;
+    this.#clean = false;
+    this.wc[W_VLAN]! |= VLAN_PRESENT;
+    if ((this.flow[W_VLAN]! & VLAN_PRESENT) === 0) return;
+    this.wc[W_VLAN_INNER]! |= VLAN_PRESENT;
+    for (const origin of [W_VLAN_INNER, W_VLAN]) {
+      const value = this.flow[origin]!;
+      if ((value & VLAN_PRESENT) === 0) continue;
+      const id = this.#nextTag++;
+      this.#tags.push({ id, origin, value, written: 0 });
+      this.#baseTags.push({ id, origin, value, written: 0 });
+    }
+  }
+
+  #showTags(): void {
+    const depth = this.#tags.length;
+    this.flow[W_VLAN] = depth > 0 ? this.#tags[depth - 1]!.value : 0;
+    this.flow[W_VLAN_INNER] = depth > 1 ? this.#tags[depth - 2]!.value : 0;
+  }
+
+  hasTag(): boolean {
+    this.look(W_VLAN, VLAN_PRESENT);
+    return (this.flow[W_VLAN]! & VLAN_PRESENT) !== 0;
+  }
+
+  /** @returns false when the packet has more tags than can be kept. */
+  pushTag(tpid: number, tci: number): boolean {
+    this.#knowTags();
+    if (this.#tags.length >= MAX_TAGS) return false;
+    const value = ((tpid << 16) | (tci & 0xffff) | VLAN_PRESENT) >>> 0;
+    this.#tags.push({ id: this.#nextTag++, origin: -1, value, written: -1 });
+    this.#showTags();
+    return true;
+  }
+
+  popTag(): void {
+    this.#knowTags();
+    this.#tags.pop();
+    this.#showTags();
+  }
+
+  #writeTag(value: number, mask: number): void {
+    this.#knowTags();
+    const tag = this.#tags[this.#tags.length - 1];
+    if (tag === undefined) {
+      if ((value & mask & VLAN_PRESENT) !== 0) this.pushTag(0x8100, value & mask);
+      return;
+    }
+    if ((mask & VLAN_PRESENT) !== 0 && (value & VLAN_PRESENT) === 0) {
+      this.popTag();
+      return;
+    }
+    const bits = mask & ~VLAN_PRESENT;
+    tag.value = ((tag.value & ~bits) | (value & bits)) >>> 0;
+    tag.written |= bits;
+    this.#showTags();
+  }
+
+  saveTags(): SavedTags {
+    this.#knowTags();
+    return this.#tags.map((tag) => ({ ...tag }));
+  }
+
+  restoreTags(saved: SavedTags): void {
+    this.#knowTags();
+    this.#tags = saved.map((tag) => ({ ...tag }));
+    this.#showTags();
+  }
+
+  save(): SavedFlow {
+    return {
+      flow: this.flow.slice(),
+      written: this.#written.slice(),
+      tags: this.#tagsKnown ? this.#tags.map((tag) => ({ ...tag })) : [],
+    };
+  }
+
+  /** Makes `flow` what it was; the program keeps what it did, and will undo it where it matters. */
+  restore(saved: SavedFlow): void {
+    const known = this.#tagsKnown;
+    this.flow.set(saved.flow);
+    this.#written.set(saved.written);
+    this.#tags = saved.tags.map((tag) => ({ ...tag }));
+    if (known && saved.tags.length === 0) {
+      // Tags came to be known since: they are those of the packet as received.
+      this.#tags = [];
+      for (const origin of [W_VLAN_INNER, W_VLAN]) {
+        const own = this.flow[origin]!;
+        if ((own & VLAN_PRESENT) === 0) continue;
+        const id = this.#baseTags.find((tag) => tag.origin === origin)?.id ?? this.#nextTag++;
+        this.#tags.push({ id, origin, value: own, written: 0 });
+      }
+    }
+  }
+
+  // Program
+
+  #emit(words: number[]): boolean {
+    if (this.program.length + words.length > MAX_ACTION_WORDS) return false;
+    for (const word of words) this.program.push(word);
+    return true;
+  }
+
+  #commitWord(word: number): boolean {
+    const written = this.#written[word]!;
+    const committed = this.#committed[word]!;
+    const undo = committed & ~written;
+    this.wc[word]! |= undo;
+    const differs = this.#base[word]! ^ this.flow[word]!;
+    const bits = (written & ~committed & ~(this.wc[word]! & ~differs)) | (committed & differs);
+    this.#committed[word] = (committed & ~undo) | (bits & written);
+    if (bits === 0) return true;
+    this.#base[word] = (this.#base[word]! & ~bits) | (this.flow[word]! & bits);
+    return this.#emit(set(word, this.flow[word]!, bits));
+  }
+
+  #commitTags(): boolean {
+    const tags = this.#tags;
+    const base = this.#baseTags;
+    let common = 0;
+    while (common < tags.length && common < base.length && tags[common]!.id === base[common]!.id) common++;
+    let fits = true;
+    while (base.length > common) {
+      base.pop();
+      fits &&= this.#emit(popVlan());
+    }
+    if (common > 0) {
+      const tag = tags[common - 1]!;
+      const own = base[common - 1]!;
+      const undo = own.written & ~tag.written;
+      if (tag.origin >= 0) this.wc[tag.origin]! |= undo;
+      const differs = own.value ^ tag.value;
+      const known = tag.origin >= 0 ? this.wc[tag.origin]! : -1;
+      const bits = (tag.written & ~own.written & ~(known & ~differs)) | (own.written & differs);
+      own.written = (own.written & ~undo) | (bits & tag.written);
+      own.value = ((own.value & ~bits) | (tag.value & bits)) >>> 0;
+      if (bits !== 0) fits &&= this.#emit(set(W_VLAN, tag.value, bits));
+    }
+    for (let i = common; i < tags.length; i++) {
+      const tag = tags[i]!;
+      if (tag.origin >= 0) this.wc[tag.origin]! |= ~tag.written;
+      base.push({ id: tag.id, origin: tag.origin, value: tag.value, written: -1 });
+      fits &&= this.#emit(pushVlan(tag.value >>> 16, tag.value & 0xffff));
+    }
+    return fits;
+  }
+
+  /** Emits what turns the packet into `flow`. @returns false when the program is full. */
+  commit(): boolean {
+    let fits = true;
+    for (let left = this.#touched & ~3; left !== 0; left &= left - 1) fits = this.#commitWord(lowestBit(left)) && fits;
+    if (this.#tagsKnown) fits = this.#commitTags() && fits;
+    return fits;
+  }
+
+  /** @returns false when the program is full. */
+  output(dpPort: number): boolean {
+    if (!this.commit()) return false;
+    this.outputs++;
+    return this.#emit(output(dpPort));
+  }
+
+  decTtl(): boolean {
+    return this.commit() && this.#emit(decTtl());
+  }
+
+  /** Replaces the program by a counted drop; `reason` 0: by none, which is the flow's own drop. */
+  dropAll(reason: number): void {
+    this.program.length = 0;
+    this.outputs = 0;
+    if (reason !== 0) this.#emit(drop(reason));
+  }
+}

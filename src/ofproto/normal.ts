@@ -1,0 +1,151 @@
+/**
+ * NORMAL: MAC learning and VLANs of an ordinary Ethernet switch (ovs-vswitchd.conf.db(5), Port: vlan_mode, tag, trunks).
+ *
+ * A frame that comes in is put into a VLAN: `vid`, with the tags that are to stay below it. What a port sends is again
+ * those tags, with or without one for the VLAN on top.
+ */
+import { VLAN_PRESENT, W_DL_DST, W_DL_MIX, W_DL_SRC, W_IN_PORT, W_VLAN } from '#contract/flow-key.ts';
+import type { SavedTags } from './edit-state.ts';
+import { macKey, macText } from './mac-learning.ts';
+import type { OfPort } from './port.ts';
+import type { Translator } from './translate.ts';
+import { outputPort } from './translate-actions.ts';
+
+const VID = 0x0fff;
+const PCP = 0xe000;
+
+/** 01:80:c2:00:00:00 to 0f: never forwarded by a bridge (IEEE 802.1Q §8.6.3). */
+const RESERVED_HIGH = 0x0180c200;
+
+interface Frame {
+  readonly inPort: OfPort;
+  /** VLAN inside the bridge; 0 = none (untagged on a trunk). */
+  readonly vid: number;
+  /** Tags as received. */
+  readonly tags: SavedTags;
+  /** The outer tag of `tags` is the VLAN's own. */
+  readonly tagged: boolean;
+  /** TPID of the VLAN's tag where one has to be made. */
+  readonly tpid: number;
+}
+
+/** Whether a frame with this VID (0 = none) may come in. */
+function admits(port: OfPort, vid: number): boolean {
+  switch (port.vlanMode) {
+    case 'access':
+      return vid === 0;
+    case 'native-tagged':
+    case 'native-untagged':
+      return vid === 0 || port.carries(vid);
+    case 'trunk':
+      return port.carries(vid);
+    case 'dot1q-tunnel':
+      return true;
+  }
+}
+
+export function runNormal(x: Translator): void {
+  const { state, bridge } = x;
+  const { flow } = state;
+  const inPort = bridge.portOf(flow[W_IN_PORT]!);
+  if (inPort === undefined) return x.lose('no_such_port', 'no input bundle, dropping');
+  state.look(W_DL_DST, 0xffffffff);
+  state.look(W_DL_MIX, 0xffffffff);
+  state.look(W_DL_SRC, 0xffffffff);
+  state.look(W_VLAN, VLAN_PRESENT | VID);
+  const tci = flow[W_VLAN]! & 0xffff;
+  const outer = (tci & VLAN_PRESENT) === 0 ? 0 : tci & VID;
+  if (!admits(inPort, outer)) return x.lose('vlan_policy', refusal(inPort, outer));
+  const dstHigh = flow[W_DL_DST]!;
+  const dst = dstHigh * 0x10000 + (flow[W_DL_MIX]! >>> 16);
+  const src = (flow[W_DL_MIX]! & 0xffff) * 0x1_0000_0000 + flow[W_DL_SRC]!;
+  if (dstHigh === RESERVED_HIGH && flow[W_DL_MIX]! >>> 16 < 16 && !bridge.forwardBpdu) {
+    return x.lose('reserved_multicast', 'packet has reserved destination MAC, dropping');
+  }
+
+  const tunnel = inPort.vlanMode === 'dot1q-tunnel';
+  const vid = tunnel || outer === 0 ? inPort.vlan : outer;
+  if ((src / 0x100_0000_0000) % 2 < 1) learn(x, vid, src, inPort);
+
+  const frame: Frame = {
+    inPort,
+    vid,
+    tags: state.saveTags(),
+    tagged: !tunnel && (tci & VLAN_PRESENT) !== 0,
+    tpid: tunnel ? inPort.qinqType : 0x8100,
+  };
+  if ((dstHigh & 0x01000000) !== 0) {
+    x.trace?.note('multicast packet, flooding');
+    flood(x, frame);
+    return;
+  }
+  const key = macKey(vid, dst);
+  x.macs.push({ key, vlan: vid, mac: dst, port: undefined });
+  const entry = bridge.macs.lookup(key);
+  if (entry === undefined) {
+    x.trace?.note('no learned MAC for destination, flooding');
+    flood(x, frame);
+  } else if (entry.port === inPort) x.lose('hairpin', 'learned port is input port, dropping');
+  else if (entry.port.isProtected && inPort.isProtected) x.lose('vlan_policy', 'learned port is protected, dropping');
+  else {
+    x.trace?.note('forwarding to learned port');
+    send(x, frame, entry.port);
+    state.restoreTags(frame.tags);
+  }
+}
+
+function learn(x: Translator, vlan: number, mac: number, port: OfPort): void {
+  const key = macKey(vlan, mac);
+  x.macs.push({ key, vlan, mac, port });
+  if (x.trace === undefined) return;
+  const known = x.bridge.macs.lookup(key);
+  if (x.learns && known?.port !== port)
+    x.trace.note(`learned that ${macText(mac)} is on port ${port.name} in VLAN ${vlan}`);
+}
+
+function refusal(port: OfPort, vid: number): string {
+  if (port.vlanMode === 'access') {
+    return `dropping VLAN ${vid} tagged packet received on port ${port.name} configured as VLAN ${port.vlan} access port`;
+  }
+  return `dropping VLAN ${vid} packet received on port ${port.name} not configured for trunking VLAN ${vid}`;
+}
+
+function flood(x: Translator, frame: Frame): void {
+  const { inPort, vid } = frame;
+  let sent = false;
+  for (const port of x.bridge.portList) {
+    if (port === inPort || !port.floods || !port.carries(vid) || (port.isProtected && inPort.isProtected)) continue;
+    send(x, frame, port);
+    sent = true;
+  }
+  x.state.restoreTags(frame.tags);
+  if (!sent) x.lose('no_learnt_port', 'no port to flood to');
+}
+
+/** Sends by one port, with the tags that its mode asks for. */
+function send(x: Translator, { vid, tags, tagged, tpid }: Frame, port: OfPort): void {
+  const { state } = x;
+  state.restoreTags(tags);
+  const strip = port.vlanMode === 'access' || (port.vlanMode === 'native-untagged' && vid === port.vlan);
+  const out = strip || port.vlanMode === 'dot1q-tunnel' ? 0 : vid;
+  if (tagged && out !== 0 && (state.flow[W_VLAN]! & VID) === out) {
+    outputPort(x, port);
+    return;
+  }
+  let pcp = 0;
+  let type = tpid;
+  if (tagged) {
+    if (out !== 0 || port.priorityTags !== 'never') {
+      state.look(W_VLAN, PCP);
+      pcp = state.flow[W_VLAN]! & PCP;
+    }
+    type = state.flow[W_VLAN]! >>> 16;
+    state.popTag();
+  }
+  const priorityTag = port.priorityTags === 'always' || (port.priorityTags === 'if-nonzero' && pcp !== 0);
+  if (out !== 0 || (priorityTag && port.vlanMode !== 'dot1q-tunnel')) {
+    if (tagged) state.look(W_VLAN, 0xffff0000);
+    state.pushTag(type, out | pcp);
+  }
+  outputPort(x, port);
+}

@@ -1,0 +1,460 @@
+/**
+ * The switch: bridges over one data plane, answers to its upcalls, and the housekeeping of both.
+ *
+ * Upcalls. A packet is translated, its MAC address learned, its megaflow installed, and its actions given back. Packets of
+ * one flow that queued up behind the first find the megaflow that it made and cost no translation of their own.
+ *
+ * Adoption. A data plane that outlived its control plane forwards on by the megaflows that it has. They are taken over once
+ * the configuration is there again (`restored`): with their ids and statistics, each translated from its key, and only those
+ * are touched that the tables no longer yield.
+ */
+import { drop } from '#contract/actions.ts';
+import { type DropReason, dropReason } from '#contract/catalogue.ts';
+import { W_IN_PORT } from '#contract/flow-key.ts';
+import {
+  type BridgeApi,
+  type BridgeSpec,
+  type DatapathFlowView,
+  type PortSpec,
+  type PortView,
+  RequestError,
+  type SwitchApi,
+} from './api.ts';
+import { Bridge, type BridgeContext } from './bridge.ts';
+import type {
+  Datapath,
+  DatapathPort,
+  DatapathPortConfig,
+  InstalledMegaflow,
+  PortStatistics,
+  Upcall,
+  UpcallAnswer,
+} from './datapath.ts';
+import type { InstalledFlow } from './megaflow.ts';
+import { formatOdpActions, formatOdpKey } from './odp-format.ts';
+import { checkPortSpec, OfPort } from './port.ts';
+import { Revalidator } from './revalidate.ts';
+import { WORDS } from './subtable.ts';
+import { Translator } from './translate.ts';
+
+const TICK_MS = 500;
+const MAX_IDLE_MS = 10_000;
+/** Idle time while there are more megaflows than the limit. */
+const CROWDED_IDLE_MS = 100;
+const FLOW_LIMIT = 200_000;
+/** Megaflows of another life are taken over after this time even if nobody said that the configuration is complete. */
+const ADOPT_AFTER_MS = 5_000;
+const DEFAULT_MTU = 1500;
+const LOST: readonly DropReason[] = ['upcall_ring_full', 'no_control_plane', 'upcall_unanswered'];
+
+const NO_SUCH_PORT = Uint32Array.from(drop(dropReason('no_such_port')));
+const UNANSWERED: UpcallAnswer = { actions: undefined };
+
+export interface SwitchOptions {
+  /** Clock, ms since the epoch. */
+  readonly now?: () => number;
+  /** Housekeeping by timer (default), or by calls of `tick` only. */
+  readonly timer?: boolean;
+}
+
+export class Switch implements SwitchApi, BridgeContext {
+  readonly bridges = new Map<string, Bridge>();
+  readonly revalidator: Revalidator;
+  readonly translator = new Translator();
+  readonly #datapath: Datapath;
+  readonly #now: () => number;
+  readonly #byDpPort: ({ bridge: Bridge; port: OfPort } | undefined)[] = [];
+  readonly #key = new Uint32Array(WORDS);
+  #recent: InstalledFlow | undefined;
+  #found: InstalledMegaflow[] = [];
+  #adoptTimer: NodeJS.Timeout | undefined;
+  readonly #timer: NodeJS.Timeout | undefined;
+  #ticking = false;
+  #maxIdleMs = MAX_IDLE_MS;
+  #flowLimit = FLOW_LIMIT;
+  #upcalls = 0;
+
+  constructor(datapath: Datapath, options: SwitchOptions = {}) {
+    this.#datapath = datapath;
+    this.#now = options.now ?? Date.now;
+    this.revalidator = new Revalidator(datapath, this.translator, this.#now);
+    datapath.listen({
+      upcall: (upcall) => this.#upcall(upcall),
+      portStatus: (port) => this.#portStatus(port),
+      connected: (ports, flows) => this.#connected(ports, flows),
+      disconnected: () => this.#disconnected(),
+    });
+    if (options.timer === false) return;
+    this.#timer = setInterval(() => void this.tick().catch(() => undefined), TICK_MS);
+    this.#timer.unref();
+  }
+
+  now(): number {
+    return this.#now();
+  }
+
+  /** Ends the housekeeping. */
+  close(): void {
+    clearInterval(this.#timer);
+    clearTimeout(this.#adoptTimer);
+  }
+
+  /** Open_vSwitch other_config keys of this side: max-idle (ms), flow-limit. Others are left to the data plane. */
+  setOptions(options: Readonly<Record<string, string>>): void {
+    const number = (key: string, otherwise: number): number => {
+      const value = Number(options[key] ?? otherwise);
+      return Number.isFinite(value) && value > 0 ? value : otherwise;
+    };
+    this.#maxIdleMs = number('max-idle', MAX_IDLE_MS);
+    this.#flowLimit = number('flow-limit', FLOW_LIMIT);
+  }
+
+  // Upcalls
+
+  #upcall(upcall: Upcall): UpcallAnswer {
+    try {
+      return this.#answer(upcall);
+    } catch {
+      return UNANSWERED;
+    }
+  }
+
+  #answer({ inPort, key, frame }: Upcall): UpcallAnswer {
+    if (this.#found.length > 0) return UNANSWERED;
+    this.#upcalls++;
+    const at = this.#byDpPort[inPort];
+    if (at === undefined) return { actions: NO_SUCH_PORT };
+    const { bridge, port } = at;
+    const { revalidator, translator } = this;
+    const now = this.#now();
+    const recent = this.#recent;
+    if (recent?.installed && recent.maskClass.matches(recent.flow, key)) {
+      revalidator.creditTo(recent, 1, frame.length, now);
+      revalidator.followMacs();
+      return { actions: recent.flow.actions };
+    }
+    const ofKey = this.#key;
+    ofKey.set(key);
+    ofKey[W_IN_PORT] = port.ofport;
+    translator.run(bridge, ofKey);
+    const actions = revalidator.megaflows.program(translator.state.program);
+    const { credits, macs } = translator;
+    if (revalidator.megaflows.size < this.#flowLimit) this.#recent = revalidator.install(bridge, port.ofport, key);
+    for (const use of macs) if (use.port !== undefined) bridge.macs.learn(use.key, use.vlan, use.mac, use.port, now);
+    revalidator.creditTo({ credits, macs: [], bridge }, 1, frame.length, now);
+    revalidator.followMacs();
+    return { actions };
+  }
+
+  // The data plane's comings and goings
+
+  #connected(ports: readonly DatapathPort[], flows: readonly InstalledMegaflow[]): void {
+    this.revalidator.forgetAll();
+    this.#byDpPort.length = 0;
+    this.#found = [...flows];
+    const byName = new Map(ports.map((port) => [port.name, port]));
+    const missing: OfPort[] = [];
+    for (const bridge of this.bridges.values()) {
+      for (const port of bridge.portList) {
+        port.dpPort = 0;
+        const found = byName.get(port.name);
+        if (found === undefined) missing.push(port);
+        else this.#join(bridge, port, found.portNo);
+      }
+    }
+    clearTimeout(this.#adoptTimer);
+    if (this.bridges.size > 0) void this.#putBack(missing).then(() => this.restored());
+    else if (flows.length > 0) {
+      this.#adoptTimer = setTimeout(() => void this.restored(), ADOPT_AFTER_MS);
+      this.#adoptTimer.unref();
+    }
+  }
+
+  /** Makes ports again that a new data plane does not know. */
+  async #putBack(ports: readonly OfPort[]): Promise<void> {
+    for (const port of ports) {
+      const bridge = [...this.bridges.values()].find((each) => each.findPort(port.name) === port);
+      if (bridge === undefined) continue;
+      try {
+        this.#join(bridge, port, await this.#datapath.addPort(datapathConfig(port.spec)));
+      } catch (error) {
+        port.datapath = {
+          ...datapathConfig(port.spec),
+          portNo: 0,
+          state: 'error',
+          lastError: (error as Error).message,
+          linkUp: false,
+          facts: {},
+        };
+      }
+    }
+  }
+
+  #disconnected(): void {
+    this.revalidator.forgetAll();
+    this.#recent = undefined;
+  }
+
+  /**
+   * The configuration is complete: takes over the megaflows that the data plane had before. Resolves when all of them
+   * obey the tables.
+   */
+  async restored(): Promise<void> {
+    clearTimeout(this.#adoptTimer);
+    const found = this.#found;
+    this.#found = [];
+    for (const flow of found) {
+      const at = this.#byDpPort[flow.key[W_IN_PORT]!];
+      if (at === undefined) this.#datapath.deleteFlow(flow.id);
+      else this.revalidator.adopt(at.bridge, at.port.ofport, flow);
+    }
+    for (const bridge of this.bridges.values()) this.revalidator.bridgeChanged(bridge);
+    await this.revalidator.settle();
+  }
+
+  #portStatus(status: DatapathPort): void {
+    const at = this.#byDpPort[status.portNo];
+    if (at === undefined) return;
+    const wasLive = at.bridge.isLive(at.port.ofport);
+    at.port.datapath = status;
+    if (wasLive === at.bridge.isLive(at.port.ofport)) return;
+    this.revalidator.groupsChanged(at.bridge);
+    void this.revalidator.settle().catch(() => undefined);
+  }
+
+  // Bridges
+
+  async addBridge(spec: BridgeSpec): Promise<BridgeApi> {
+    checkBridgeSpec(spec);
+    if (this.bridges.has(spec.name))
+      throw new RequestError('exists', `bridge ${spec.name} exists`, { field: 'name', status: 409 });
+    const bridge = new Bridge(spec, spec.datapathId || makeMac(spec.name).replaceAll(':', '').padStart(16, '0'), this);
+    this.bridges.set(spec.name, bridge);
+    return bridge;
+  }
+
+  async setBridge(spec: BridgeSpec): Promise<void> {
+    checkBridgeSpec(spec);
+    const bridge = this.#bridge(spec.name);
+    bridge.configure(spec);
+    this.revalidator.bridgeChanged(bridge);
+    await this.revalidator.settle();
+  }
+
+  async deleteBridge(name: string): Promise<void> {
+    const bridge = this.#bridge(name);
+    for (const port of [...bridge.portList]) await this.deletePort(name, port.name);
+    this.revalidator.deleteOf(bridge);
+    this.bridges.delete(name);
+    await this.revalidator.settle();
+  }
+
+  #bridge(name: string): Bridge {
+    const bridge = this.bridges.get(name);
+    if (bridge === undefined)
+      throw new RequestError('no_such_bridge', `no bridge named ${name}`, { field: 'bridge', status: 404 });
+    return bridge;
+  }
+
+  // Ports
+
+  async addPort(bridgeName: string, spec: PortSpec): Promise<PortView> {
+    const bridge = this.#bridge(bridgeName);
+    checkPortSpec(spec);
+    for (const each of this.bridges.values()) {
+      if (each.findPort(spec.name))
+        throw new RequestError('exists', `port ${spec.name} exists on bridge ${each.name}`, {
+          field: 'name',
+          status: 409,
+        });
+    }
+    const port = new OfPort(spec, bridge.freeOfport(spec.ofportRequest), makeMac(spec.name));
+    // Taken before the data plane answers, so that two requests cannot get the same name or number.
+    bridge.attach(port);
+    try {
+      this.#join(bridge, port, await this.#makePort(spec));
+    } catch (error) {
+      bridge.detach(port);
+      throw error;
+    }
+    this.revalidator.bridgeChanged(bridge);
+    await this.revalidator.settle();
+    return port.view();
+  }
+
+  /** The datapath port of this name where the data plane has one already, else a new one. */
+  async #makePort(spec: PortSpec): Promise<number> {
+    const config = datapathConfig(spec);
+    const old = this.#datapath.ports().find(({ name }) => name === spec.name);
+    if (old === undefined || old.type !== config.type) {
+      if (old !== undefined) await this.#datapath.deletePort(old.portNo);
+      return this.#datapath.addPort(config);
+    }
+    if (!sameConfig(old, config)) await this.#datapath.setPort(old.portNo, config);
+    return old.portNo;
+  }
+
+  #join(bridge: Bridge, port: OfPort, dpPort: number): void {
+    port.dpPort = dpPort;
+    port.datapath = this.#datapath.ports().find(({ portNo }) => portNo === dpPort);
+    this.#byDpPort[dpPort] = { bridge, port };
+  }
+
+  async setPort(bridgeName: string, spec: PortSpec): Promise<PortView> {
+    const bridge = this.#bridge(bridgeName);
+    checkPortSpec(spec);
+    let port = this.#port(bridge, spec.name);
+    const before = port.spec;
+    if (before.type !== spec.type || !sameConfig(datapathConfig(before), datapathConfig(spec))) {
+      if (before.type === spec.type && port.dpPort !== 0)
+        await this.#datapath.setPort(port.dpPort, datapathConfig(spec));
+      else await this.#replacePort(bridge, port, spec);
+    }
+    const wanted = spec.ofportRequest;
+    if (wanted !== 0 && wanted !== port.ofport && bridge.portOf(wanted) === undefined) {
+      const { dpPort } = port;
+      this.revalidator.deleteOf(bridge, port.ofport);
+      bridge.detach(port);
+      port = new OfPort(spec, wanted, port.mac);
+      bridge.attach(port);
+      this.#join(bridge, port, dpPort);
+    }
+    const vlans = JSON.stringify([before.vlanMode, before.tag, before.trunks]);
+    port.configure(spec);
+    if (vlans !== JSON.stringify([spec.vlanMode, spec.tag, spec.trunks])) bridge.macs.flush(port);
+    this.revalidator.bridgeChanged(bridge);
+    await this.revalidator.settle();
+    return port.view();
+  }
+
+  /** Another type of port needs another datapath port. */
+  async #replacePort(bridge: Bridge, port: OfPort, spec: PortSpec): Promise<void> {
+    const old = port.dpPort;
+    this.revalidator.deleteOf(bridge, port.ofport);
+    port.dpPort = 0;
+    this.#byDpPort[old] = undefined;
+    if (old !== 0) await this.#datapath.deletePort(old);
+    this.#join(bridge, port, await this.#datapath.addPort(datapathConfig(spec)));
+  }
+
+  async deletePort(bridgeName: string, name: string): Promise<void> {
+    const bridge = this.#bridge(bridgeName);
+    const port = this.#port(bridge, name);
+    const { dpPort } = port;
+    bridge.detach(port);
+    port.dpPort = 0;
+    this.#byDpPort[dpPort] = undefined;
+    this.revalidator.deleteOf(bridge, port.ofport);
+    this.revalidator.bridgeChanged(bridge);
+    await this.revalidator.settle();
+    if (dpPort !== 0) await this.#datapath.deletePort(dpPort);
+  }
+
+  #port(bridge: Bridge, name: string): OfPort {
+    const port = bridge.findPort(name);
+    if (port === undefined)
+      throw new RequestError('no_such_port', `no port named ${name} on bridge ${bridge.name}`, {
+        field: 'port',
+        status: 404,
+      });
+    return port;
+  }
+
+  portStatistics(bridgeName: string, name: string): PortStatistics {
+    return this.#datapath.portStatistics(this.#port(this.#bridge(bridgeName), name).dpPort);
+  }
+
+  // Megaflows
+
+  datapathFlows(): readonly DatapathFlowView[] {
+    this.revalidator.creditAll();
+    const now = this.#now();
+    return Array.from(this.revalidator.megaflows.byId.values(), ({ id, flow, packets, bytes, used, tcpFlags }) => ({
+      id,
+      match: formatOdpKey(flow),
+      actions: formatOdpActions(flow.actions, flow),
+      packets,
+      bytes,
+      used: used === 0 ? -1 : Math.max(0, now - used) / 1000,
+      tcpFlags,
+    }));
+  }
+
+  datapathLookups(): { hit: number; missed: number; lost: number; flows: number } {
+    this.revalidator.creditAll();
+    let lost = 0;
+    for (const { portNo } of this.#datapath.ports()) {
+      const { drops } = this.#datapath.portStatistics(portNo);
+      for (const reason of LOST) lost += drops[reason] ?? 0;
+    }
+    return { hit: this.revalidator.hits, missed: this.#upcalls, lost, flows: this.revalidator.megaflows.size };
+  }
+
+  async flushDatapathFlows(): Promise<void> {
+    this.#recent = undefined;
+    await this.revalidator.flush();
+  }
+
+  /** One turn of housekeeping: statistics, timeouts, ageing, idle megaflows. */
+  async tick(): Promise<void> {
+    if (this.#ticking) return;
+    this.#ticking = true;
+    try {
+      const crowded = this.revalidator.megaflows.size >= this.#flowLimit;
+      await this.revalidator.tick(crowded ? CROWDED_IDLE_MS : this.#maxIdleMs);
+      for (const bridge of this.bridges.values()) await bridge.expire();
+    } finally {
+      this.#ticking = false;
+    }
+  }
+}
+
+const datapathConfig = ({ name, type, options, mtuRequest }: PortSpec): DatapathPortConfig => ({
+  name,
+  type,
+  options,
+  mtu: mtuRequest || DEFAULT_MTU,
+});
+
+function sameConfig(a: DatapathPortConfig, b: DatapathPortConfig): boolean {
+  const keys = Object.keys(a.options);
+  if (a.type !== b.type || a.mtu !== b.mtu || keys.length !== Object.keys(b.options).length) return false;
+  return keys.every((key) => a.options[key] === b.options[key]);
+}
+
+/** A locally administered address that a name always gets. */
+function makeMac(name: string): string {
+  let low = 0x811c9dc5;
+  let high = 0x9747b28c;
+  for (let i = 0; i < name.length; i++) {
+    low = Math.imul(low ^ name.charCodeAt(i), 0x01000193) >>> 0;
+    high = Math.imul(high ^ name.charCodeAt(i), 0x5bd1e995) >>> 0;
+  }
+  const bytes = [
+    0x02 | ((high >>> 24) & 0xfc),
+    (high >>> 16) & 0xff,
+    low >>> 24,
+    (low >>> 16) & 0xff,
+    (low >>> 8) & 0xff,
+    low & 0xff,
+  ];
+  return bytes.map((byte) => byte.toString(16).padStart(2, '0')).join(':');
+}
+
+function checkBridgeSpec(spec: BridgeSpec): void {
+  const bad = (field: string, message: string, hint: string): RequestError =>
+    new RequestError('bad_value', message, { field, hint });
+  if (!/^[A-Za-z0-9_.:@-]{1,63}$/.test(spec.name))
+    throw bad('name', `"${spec.name}" is no bridge name`, 'letters, digits, _ . : @ -');
+  if (!/^([0-9a-f]{16})?$/i.test(spec.datapathId))
+    throw bad('datapathId', `"${spec.datapathId}" is no datapath id`, '16 hex digits');
+  const range = (key: string, low: number, high: number): void => {
+    const text = spec.otherConfig[key];
+    if (text === undefined) return;
+    const value = Number(text);
+    if (!Number.isInteger(value) || value < low || value > high)
+      throw bad(`otherConfig.${key}`, `${key}=${text} is out of range`, `${low} to ${high}`);
+  };
+  range('mac-table-size', 1, 1_000_000);
+  range('mac-aging-time', 15, 3600);
+}

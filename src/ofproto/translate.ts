@@ -1,0 +1,197 @@
+/**
+ * Translation: one packet's key through the OpenFlow tables of a bridge, giving a datapath program, the bits of the packet
+ * that decided on it (the megaflow), and who is to be credited with the packets of that megaflow.
+ *
+ * One Translator serves the whole switch; its fields hold the result of the last run until the next one. It does not
+ * change the bridge: what it would learn is listed, and the caller applies it.
+ *
+ * Limits, as in Open vSwitch (ofproto/ofproto-dpif-xlate.c): 64 resubmits deep (only those to the same or an earlier table
+ * count), 4096 in all. A packet that exceeds them is dropped as a whole, reason `translation_error`.
+ */
+import { type DropReason, dropReason } from '#contract/catalogue.ts';
+import { ETH_IPV4, ETH_IPV6, KEY_WORDS, W_IN_PORT, W_TP, W_TYPE } from '#contract/flow-key.ts';
+import type { Action } from './actions.ts';
+import { EditState } from './edit-state.ts';
+import type { LiveSource } from './group.ts';
+import type { Subfield } from './key.ts';
+import type { MacTable } from './mac-learning.ts';
+import { OFPP_IN_PORT } from './ofp-port.ts';
+import type { OfPort } from './port.ts';
+import type { Rule } from './rule.ts';
+import type { Credit, Table } from './table.ts';
+import { runActionSet, runActions } from './translate-actions.ts';
+
+export const MAX_DEPTH = 64;
+export const MAX_RESUBMITS = 4096;
+
+/** What translation needs of a bridge. */
+export interface Pipeline extends LiveSource {
+  readonly name: string;
+  readonly macs: MacTable;
+  readonly forwardBpdu: boolean;
+  /** Undefined for a table that never had a rule. */
+  table(id: number): Table | undefined;
+  tableOrNew(id: number): Table;
+  portOf(ofport: number): OfPort | undefined;
+  /** All ports by rising number. */
+  readonly portList: readonly OfPort[];
+}
+
+/** A MAC address that a translation learned (`port`) or looked for (undefined). */
+export interface MacUse {
+  readonly key: string;
+  readonly vlan: number;
+  readonly mac: number;
+  readonly port: OfPort | undefined;
+}
+
+/** Told what happens while a packet is traced (ofproto/trace). */
+export interface TraceSink {
+  table(id: number, rule: Rule | undefined): void;
+  bucket(id: number): void;
+  actionSet(): void;
+  leave(): void;
+  action(action: Action): void;
+  /** A move wrote this. */
+  moved(to: Subfield): void;
+  note(text: string): void;
+  warn(text: string): void;
+}
+
+export class Translator {
+  readonly state = new EditState();
+  bridge!: Pipeline;
+  credits: Credit[] = [];
+  macs: MacUse[] = [];
+  /** Bit min(id, 31) of every table looked up. */
+  tableBits = 0;
+  usedGroups = false;
+  /** Lookups saw a key word in another state than the packet's: these words say nothing about a rule's reach. */
+  editedWords = 0;
+  trace: TraceSink | undefined;
+
+  /** Table in which actions run now. */
+  table = 0;
+  depth = 0;
+  resubmits = 0;
+  /** The caller will learn what `macs` says (trace notes say so). */
+  learns = true;
+  /** Set by the `exit` action: nothing more is run. */
+  exited = false;
+  /** A limit was exceeded; the packet is dropped. */
+  failed = false;
+  actionsRun = 0;
+  actionSet: Action[] = [];
+  reason = 0;
+
+  /** Notes why a packet may be lost; the first reason counts when nothing is output in the end. */
+  lose(reason: DropReason, text: string): void {
+    if (this.reason === 0) this.reason = dropReason(reason);
+    this.trace?.warn(text);
+  }
+
+  fail(text: string): void {
+    this.failed = true;
+    this.trace?.warn(text);
+  }
+
+  /**
+   * Runs a packet. Results: `state.program`, `state.wc`, `credits`, `macs` and the dependency fields.
+   * @param key 64 words with the OpenFlow port as in_port.
+   */
+  run(bridge: Pipeline, key: Uint32Array): void {
+    const { state } = this;
+    this.bridge = bridge;
+    this.credits = [];
+    this.macs = [];
+    this.tableBits = 0;
+    this.usedGroups = false;
+    this.editedWords = 0;
+    this.table = 0;
+    this.depth = 0;
+    this.resubmits = 0;
+    this.actionsRun = 0;
+    this.exited = false;
+    this.failed = false;
+    this.actionSet = [];
+    this.reason = 0;
+    state.reset(key);
+    const port = bridge.portOf(key[W_IN_PORT]!);
+    if (port !== undefined && !port.receives) this.lose('port_blocked', 'port does not receive');
+    else {
+      try {
+        this.lookup(0, -1, true);
+        if (!this.failed && this.actionSet.length > 0) {
+          this.trace?.actionSet();
+          runActionSet(this);
+          this.trace?.leave();
+        }
+      } catch (error) {
+        if (!(error instanceof RangeError)) throw error;
+        this.fail('over the depth of the stack');
+      }
+    }
+    if (this.failed) state.dropAll(dropReason('translation_error'));
+    else if (state.outputs === 0) state.dropAll(this.reason);
+    this.#finishMask();
+  }
+
+  /**
+   * Looks a packet up in a table and runs the actions found.
+   * @param inPort in_port for this lookup only; -1 = as it is.
+   * @param tail nothing else runs after this.
+   */
+  lookup(id: number, inPort: number, tail: boolean): void {
+    const { state, bridge, trace } = this;
+    const table = bridge.tableOrNew(id);
+    this.tableBits |= 1 << (id < 31 ? id : 31);
+    this.credits.push(table.lookups);
+    const own = state.flow[W_IN_PORT]!;
+    const other = inPort >= 0 && inPort !== OFPP_IN_PORT && inPort !== own;
+    if (other) state.flow[W_IN_PORT] = inPort;
+    this.editedWords |= state.edited | (other ? 1 : 0);
+    const rule = table.rules.lookup(state.flow, state.lookBuffer());
+    state.sawLooked();
+    if (other) state.flow[W_IN_PORT] = own;
+    trace?.table(id, rule);
+    if (rule === undefined) {
+      if (this.reason === 0) this.reason = dropReason('no_match');
+    } else {
+      this.credits.push(table.matches, rule);
+      const before = this.table;
+      this.table = id;
+      runActions(this, rule.actions, tail);
+      this.table = before;
+    }
+    trace?.leave();
+  }
+
+  /** Counts one more resubmit or group. @returns false at a limit. */
+  enter(): boolean {
+    if (this.depth >= MAX_DEPTH) this.fail(`over max translation depth ${MAX_DEPTH}`);
+    else if (++this.resubmits > MAX_RESUBMITS) this.fail(`over ${MAX_RESUBMITS} resubmit actions`);
+    return !this.failed;
+  }
+
+  /** A lookup from an action: resubmit or goto_table. */
+  resubmit(id: number, inPort: number, tail: boolean): void {
+    if (!this.enter()) return;
+    const deepens = id <= this.table;
+    if (deepens) this.depth++;
+    this.lookup(id, inPort, tail);
+    if (deepens) this.depth--;
+  }
+
+  /**
+   * What makes a mask readable and is always matched: the port, and the protocol wherever something behind it is matched.
+   */
+  #finishMask(): void {
+    const { wc, flow } = this.state;
+    wc[W_IN_PORT] = 0xffffffff;
+    let network = wc[W_TYPE]! & 0xffff;
+    for (let w = W_TYPE + 1; w < KEY_WORDS; w++) network |= wc[w]!;
+    if (network !== 0) wc[W_TYPE]! |= 0xffff0000;
+    const type = flow[W_TYPE]! >>> 16;
+    if (wc[W_TP] !== 0 && (type === ETH_IPV4 || type === ETH_IPV6)) wc[W_TYPE]! |= 0xff00;
+  }
+}
