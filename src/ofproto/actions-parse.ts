@@ -6,6 +6,7 @@ import {
   noPortNames,
   OFPP_CONTROLLER,
   OFPP_IN_PORT,
+  OFPP_MAX,
   OFPP_NONE,
   OFPP_UNSET,
   type PortNames,
@@ -125,7 +126,7 @@ function parsePortAction(term: Term, names: PortNames): Action {
 }
 
 function outputTo(port: number, maxLen: number): Action {
-  if (port === OFPP_NONE || port === OFPP_UNSET) {
+  if (port === OFPP_NONE || (port >= OFPP_MAX && port <= OFPP_UNSET)) {
     throw badAction(
       'output',
       'actions are invalid with specified match (OFPBAC_BAD_OUT_PORT)',

@@ -6,15 +6,16 @@
 import { ETH_ARP, ETH_IPV6, ETH_RARP, VLAN_PRESENT } from '#contract/flow-key.ts';
 import { RequestError } from './api.ts';
 import { parseFieldValue } from './field-parse.ts';
-import { type Field, fieldOf, findField, findHeader, isUnsupportedField } from './fields.ts';
+import { type Field, fieldOf, findField, isUnsupportedField } from './fields.ts';
 import { fieldWrites, type WordWrite } from './key.ts';
-import { type Match, matchedEthType, matchedProtocol, newMatch, prerequisites } from './match.ts';
+import { isLaterFragment, type Match, matchedEthType, matchedProtocol, newMatch, prerequisites } from './match.ts';
 import { noPortNames, type PortNames } from './ofp-port.ts';
 import { clip, parseUnsigned, splitTerms, type Term } from './text.ts';
 
 const ETH_TYPE = fieldOf('eth_type');
 const NW_PROTO = fieldOf('nw_proto');
 const ARP_OP = fieldOf('arp_op');
+const IP_FRAG = fieldOf('ip_frag');
 const VLAN_TCI = fieldOf('vlan_tci');
 
 /** Protocol words: dl_type and nw_proto that they stand for. */
@@ -47,11 +48,15 @@ const TRANSPORT: Readonly<Record<string, readonly [string, string]>> = {
 
 /** True for a word that {@link MatchParser.take} reads. */
 export const isMatchTerm = (key: string): boolean =>
-  protocolWords.has(key) ||
-  key === 'tp_src' ||
-  key === 'tp_dst' ||
-  !!(findField(key) ?? findHeader(key)) ||
-  isUnsupportedField(key);
+  protocolWords.has(key) || key === 'tp_src' || key === 'tp_dst' || !!findField(key) || isUnsupportedField(key);
+
+/** Fields that others depend on come first: the protocol, fragments, then the type of an ICMP message and its code. */
+function rank(key: string): number {
+  const field = findField(key);
+  if (field === NW_PROTO || field === ARP_OP || field === IP_FRAG) return 0;
+  if (/^icmp.*_type$/.test(field?.name ?? key)) return 1;
+  return /^icmp.*_code$/.test(field?.name ?? key) ? 2 : 3;
+}
 
 export class MatchParser {
   readonly #match: Match = newMatch();
@@ -76,17 +81,13 @@ export class MatchParser {
       throw new RequestError('unknown_keyword', `unknown keyword ${clip(key)}`, { field: clip(key) });
     if (isUnsupportedField(key)) throw new RequestError('unsupported', `${key} is not supported yet`, { field: key });
     if (!value) throw new RequestError('bad_syntax', `field ${key} missing value`, { field: key });
-    if ((findField(key) ?? findHeader(key)) === ETH_TYPE) this.#field(key, ETH_TYPE, value);
+    if (findField(key) === ETH_TYPE) this.#field(key, ETH_TYPE, value);
     else this.#later.push({ key, value });
   }
 
   /** The whole match. */
   finish(): Match {
-    // nw_proto first: tp_src, icmp_type and their like depend on it.
-    const isProtocol = ({ key }: { key: string }) => [NW_PROTO, ARP_OP].includes((findField(key) ?? findHeader(key))!);
-    const rank = (term: { key: string }) =>
-      isProtocol(term) ? 0 : /type$/i.test(term.key) ? 1 : /code$/i.test(term.key) ? 2 : 3;
-    this.#later.sort((a, b) => rank(a) - rank(b));
+    this.#later.sort((a, b) => rank(a.key) - rank(b.key));
     for (const { key, value } of this.#later) this.#field(key, this.#resolve(key), value);
     return this.#match;
   }
@@ -94,7 +95,7 @@ export class MatchParser {
   #resolve(key: string): Field {
     const type = matchedEthType(this.#match);
     const protocol = matchedProtocol(this.#match);
-    const named = findField(key) ?? findHeader(key);
+    const named = findField(key);
     if (type === ETH_ARP || type === ETH_RARP) {
       if (named === NW_PROTO) return ARP_OP;
       if (key === 'nw_src' || key === 'nw_dst') return fieldOf(key === 'nw_src' ? 'arp_spa' : 'arp_tpa');
@@ -117,8 +118,9 @@ export class MatchParser {
     const { value, mask } =
       field.name === 'dl_vlan' ? parseDlVlan(text, field, this.#names) : parseFieldValue(field, text, this.#names, key);
     if (mask === 0n) return;
-    if (!prerequisites[field.prerequisite].holds(this.#match) && field.prerequisite !== 'vlan') {
-      throw missingPrerequisite(key, prerequisites[field.prerequisite].fix);
+    const { fix, holds } = prerequisites[field.prerequisite];
+    if (field.prerequisite !== 'vlan' && !holds(this.#match)) {
+      throw missingPrerequisite(key, isLaterFragment(this.#match) ? `${fix} without ip_frag=later` : fix);
     }
     switch (field.name) {
       case 'nw_tos':
@@ -144,7 +146,7 @@ export class MatchParser {
   #vlanVid(key: string, text: string, value: bigint, mask: bigint): void {
     if (mask !== 0x1fffn || text.includes('/') || value & BigInt(VLAN_PRESENT))
       return this.#merge(key, VLAN_TCI, value, mask);
-    if (value === 0n) return this.#merge(key, VLAN_TCI, 0n);
+    if (value === 0n) return this.#merge(key, VLAN_TCI, 0n, mask);
     const hint = `dl_vlan=${value} or vlan_vid=0x${(value | BigInt(VLAN_PRESENT)).toString(16)}`;
     throw new RequestError('bad_value', `${key}=${clip(text)} lacks the "present" bit 0x1000`, { field: key, hint });
   }

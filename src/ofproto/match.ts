@@ -2,7 +2,22 @@
  * A match: values and masks over the OpenFlow key (key.ts). Values lie within their masks, so that two matches are the
  * same flow key exactly when their words are equal.
  */
-import { ETH_ARP, ETH_IPV4, ETH_IPV6, ETH_RARP, VLAN_PRESENT, W_TP, W_TYPE, W_VLAN } from '#contract/flow-key.ts';
+import {
+  ETH_ARP,
+  ETH_IPV4,
+  ETH_IPV6,
+  ETH_RARP,
+  FRAG_LATER,
+  IPPROTO_ICMP,
+  IPPROTO_ICMPV6,
+  IPPROTO_SCTP,
+  IPPROTO_TCP,
+  IPPROTO_UDP,
+  VLAN_PRESENT,
+  W_TP,
+  W_TYPE,
+  W_VLAN,
+} from '#contract/flow-key.ts';
 import type { Field, PrerequisiteName } from './fields.ts';
 import { fieldWrites, OF_KEY_WORDS, readField } from './key.ts';
 
@@ -84,9 +99,11 @@ export const matchedProtocol = ({ values, masks }: Match): number =>
 
 const isIpProtocol = (match: Match, protocol: number): boolean => {
   const type = matchedEthType(match);
-  return (type === ETH_IPV4 || type === ETH_IPV6) && matchedProtocol(match) === protocol;
+  return (type === ETH_IPV4 || type === ETH_IPV6) && matchedProtocol(match) === protocol && !isLaterFragment(match);
 };
-const isIcmp6 = (match: Match): boolean => matchedEthType(match) === ETH_IPV6 && matchedProtocol(match) === 58;
+/** A later fragment carries no transport header. */
+export const isLaterFragment = ({ values, masks }: Match): boolean => (values[W_TYPE]! & masks[W_TYPE]! & FRAG_LATER) !== 0;
+const isIcmp6 = (match: Match): boolean => matchedEthType(match) === ETH_IPV6 && isIpProtocol(match, IPPROTO_ICMPV6);
 const isNd = (match: Match, types: readonly number[]): boolean => {
   const value = match.values[W_TP]!;
   return isIcmp6(match) && match.masks[W_TP] === 0x00ff00ff && (value & 0xff) === 0 && types.includes(value >>> 16);
@@ -95,7 +112,7 @@ const isNd = (match: Match, types: readonly number[]): boolean => {
 interface Prerequisite {
   /** What to add to a match, for messages. */
   readonly fix: string;
-  holds(match: Match): boolean;
+  readonly holds: (match: Match) => boolean;
 }
 
 /** Prerequisites of ovs-fields(7), with what puts a match right. */
@@ -109,10 +126,10 @@ export const prerequisites: Readonly<Record<PrerequisiteName, Prerequisite>> = {
   ipv6: { fix: 'ipv6', holds: (match) => matchedEthType(match) === ETH_IPV6 },
   ip: { fix: 'ip or ipv6', holds: (match) => [ETH_IPV4, ETH_IPV6].includes(matchedEthType(match)) },
   arp: { fix: 'arp or rarp', holds: (match) => [ETH_ARP, ETH_RARP].includes(matchedEthType(match)) },
-  tcp: { fix: 'tcp or tcp6', holds: (match) => isIpProtocol(match, 6) },
-  udp: { fix: 'udp or udp6', holds: (match) => isIpProtocol(match, 17) },
-  sctp: { fix: 'sctp or sctp6', holds: (match) => isIpProtocol(match, 132) },
-  icmp: { fix: 'icmp', holds: (match) => matchedEthType(match) === ETH_IPV4 && matchedProtocol(match) === 1 },
+  tcp: { fix: 'tcp or tcp6', holds: (match) => isIpProtocol(match, IPPROTO_TCP) },
+  udp: { fix: 'udp or udp6', holds: (match) => isIpProtocol(match, IPPROTO_UDP) },
+  sctp: { fix: 'sctp or sctp6', holds: (match) => isIpProtocol(match, IPPROTO_SCTP) },
+  icmp: { fix: 'icmp', holds: (match) => matchedEthType(match) === ETH_IPV4 && isIpProtocol(match, IPPROTO_ICMP) },
   icmp6: { fix: 'icmp6', holds: isIcmp6 },
   nd: { fix: 'icmp6, icmp_type=135 or 136, icmp_code=0', holds: (match) => isNd(match, [135, 136]) },
   nd_solicit: { fix: 'icmp6, icmp_type=135, icmp_code=0', holds: (match) => isNd(match, [135]) },

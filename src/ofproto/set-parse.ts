@@ -8,7 +8,7 @@ import { type Field, fieldOf } from './fields.ts';
 import { fieldWrites, subfieldMask } from './key.ts';
 import type { PortNames } from './ofp-port.ts';
 import { operandField, parseSubfield } from './subfield-parse.ts';
-import { clip, hex, parseBounded, parseUnsigned } from './text.ts';
+import { clip, parseBounded, parseUnsigned } from './text.ts';
 
 export function badAction(name: string, message: string, hint = '', code = 'bad_action'): RequestError {
   return new RequestError(code, message, { field: `actions.${name}`, hint });
@@ -66,7 +66,7 @@ export function parseLoad(text: string): Action {
   const value = parseUnsigned(valueText);
   if (value === undefined) throw badAction('load', `${clip(text)}: cannot parse integer value`);
   if (value >> BigInt(part.bits) !== 0n) {
-    throw badAction('load', `${clip(text)}: value ${hex(value)} does not fit into ${part.bits} bits`);
+    throw badAction('load', `${clip(text)}: value ${valueText} does not fit into ${part.bits} bits`);
   }
   const bits = value << BigInt(part.offset);
   const mask = subfieldMask(part);
