@@ -20,6 +20,7 @@ import {
   LANE_UPCALL_AT,
   LANE_VERSION,
   Lane,
+  MAX_RECORD_BYTES,
   UPCALL_RING_BYTES,
 } from './lane.ts';
 import { close, eventfdSignal, fileSize, map, release } from './os.ts';
@@ -152,7 +153,12 @@ export class LaneClient {
     this.#write(RECORD_FLOW_FLUSH, new Uint32Array(2));
   }
 
+  /** @throws RangeError for a frame and program that no record holds. */
   execute(inPort: number, frame: Uint8Array, actions: Uint32Array): void {
+    const bytes = 24 + actions.length * 4 + frame.length;
+    if (bytes > MAX_RECORD_BYTES) {
+      throw new RangeError(`a frame and program of ${bytes} bytes; at most ${MAX_RECORD_BYTES} fit a record`);
+    }
     const words = new Uint32Array(4 + actions.length);
     words[0] = inPort;
     words[1] = frame.length;

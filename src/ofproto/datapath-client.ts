@@ -46,6 +46,8 @@ import { FlowIds } from './flow-ids.ts';
 /** Upcalls answered in one turn of the event loop, so that the API stays responsive under a storm. */
 const UPCALLS_PER_TURN = 128;
 const REQUEST_LIMIT_MS = 30_000;
+const START_ATTEMPTS = 40;
+const START_EVERY_MS = 50;
 
 interface Waiting {
   resolve(message: FromDatapath): void;
@@ -79,6 +81,10 @@ export class DatapathClient implements Datapath {
   #pumping = false;
   #flushing = false;
   #stopped = false;
+  /** Connections so far: an id given out under one means nothing under the next. */
+  #epoch = 0;
+  /** Why the data plane turned this connection away, where it said so. */
+  #refusal = '';
   #hello: { pid: number } | undefined;
 
   constructor(link: DatapathLink) {
@@ -98,9 +104,21 @@ export class DatapathClient implements Datapath {
     this.#events = events;
   }
 
-  /** Reaches the data plane for the first time. @throws Error when it cannot be started. */
+  /**
+   * Reaches the data plane for the first time. One that has not yet noticed the end of the control plane before is asked
+   * again for some seconds.
+   * @throws Error when it cannot be started, speaks another version, or another control plane stays attached.
+   */
   async start(): Promise<void> {
-    await this.#connect();
+    for (let left = START_ATTEMPTS; !this.#hello; left--) {
+      try {
+        await this.#connect();
+      } catch (error) {
+        this.#channel?.close('gave up');
+        if (left === 0 || this.#refusal === '') throw error;
+        await new Promise((resolve) => setTimeout(resolve, START_EVERY_MS));
+      }
+    }
   }
 
   /** Leaves the data plane as it is, forwarding on. */
@@ -119,6 +137,8 @@ export class DatapathClient implements Datapath {
 
   async #connect(): Promise<void> {
     const fd = await this.#link.reach();
+    this.#epoch++;
+    this.#refusal = '';
     const channel = new Channel(fd, {
       frame: (bytes, fds) => this.#frame(bytes, fds),
       closed: (reason) => this.#lost(channel, reason),
@@ -147,7 +167,8 @@ export class DatapathClient implements Datapath {
     this.#useLanes([]);
     const was = this.#hello !== undefined;
     this.#hello = undefined;
-    for (const waiting of this.#waiting.values()) waiting.reject(notRunning());
+    const why = this.#refusal ? refused(this.#refusal) : notRunning();
+    for (const waiting of this.#waiting.values()) waiting.reject(why);
     this.#waiting.clear();
     if (was) this.#events?.disconnected();
     if (this.#stopped) return;
@@ -180,9 +201,10 @@ export class DatapathClient implements Datapath {
     else for (const fd of fds) close(fd);
     if (message.portStatus) {
       const port = toPort(message.portStatus);
-      if (this.#ports.has(port.portNo)) this.#ports.set(port.portNo, port);
+      this.#ports.set(port.portNo, port);
       this.#events?.portStatus(port);
     }
+    if (message.id === 0 && message.error) this.#refusal = message.error.message;
     const waiting = this.#waiting.get(message.id);
     if (!waiting) return;
     if (message.flows) {
@@ -226,10 +248,16 @@ export class DatapathClient implements Datapath {
     const lanes: LaneClient[] = [];
     for (let i = 1; i < fds.length; i += 2) lanes.push(new LaneClient(fds[i]!, fds[i + 1]!));
     this.#useLanes(lanes, fds[0]!);
-    // Workers that this process did not fill yet; after a hello the map is empty and the data plane tells its own.
-    if (this.#hello)
-      for (const lane of lanes) for (const [id, f] of this.#flows) lane.putFlow(id, f.key, f.mask, f.actions);
+    // After a hello the data plane tells what it holds. Later, new workers got their flows from old ones, and may have
+    // missed what was put or deleted at that time.
+    if (this.#hello) {
+      for (const lane of lanes) {
+        for (let id = 0; id < this.#ids.end; id++) if (!this.#flows.has(id)) lane.deleteFlow(id);
+        for (const [id, f] of this.#flows) lane.putFlow(id, f.key, f.mask, f.actions);
+      }
+    }
     this.#flushSoon();
+    this.#pump();
   }
 
   #useLanes(lanes: LaneClient[], doorbell = -1): void {
@@ -249,16 +277,19 @@ export class DatapathClient implements Datapath {
     this.#pumping = true;
     const turn = (): void => {
       this.#pumping = false;
-      let left = UPCALLS_PER_TURN;
+      let more = false;
+      const share = Math.ceil(UPCALLS_PER_TURN / this.#lanes.length);
       for (const [worker, lane] of this.#lanes.entries()) {
+        let left = share;
         for (let upcall = lane.next(); upcall; upcall = --left > 0 ? lane.next() : undefined) {
           const { seq, inPort, key, frame } = upcall;
           lane.reply(seq, this.#events?.upcall({ worker, inPort, key, frame }).actions);
         }
         lane.release();
+        if (left === 0) more = true;
       }
       this.#flush();
-      const idle = left > 0 && this.#lanes.every((lane) => lane.sleep());
+      const idle = !more && this.#lanes.every((lane) => lane.sleep());
       if (idle || this.#pumping) return;
       this.#pumping = true;
       setImmediate(turn);
@@ -303,6 +334,7 @@ export class DatapathClient implements Datapath {
     for (const lane of this.#lanes) lane.flushFlows();
     for (const id of this.#flows.keys()) this.#retire(id, undefined);
     this.#flows.clear();
+    this.#flushSoon();
   }
 
   /** After a barrier nobody counts on these ids: their slots are set to 0 and serve again. */
@@ -311,6 +343,7 @@ export class DatapathClient implements Datapath {
     if (this.#retiring.length > 1) return;
     setImmediate(() => {
       const batch = this.#retiring;
+      const epoch = this.#epoch;
       this.#retiring = [];
       this.barrier().then(
         () => {
@@ -320,6 +353,7 @@ export class DatapathClient implements Datapath {
               this.flowStats(id, final);
               gone(final);
             }
+            if (epoch !== this.#epoch) continue;
             for (const { lane } of this.#lanes) lane.flows.fill(0, id * FLOW_ROW, (id + 1) * FLOW_ROW);
             this.#ids.free(id);
           }
@@ -431,6 +465,9 @@ const notRunning = (): RequestError =>
     status: 503,
     hint: 'it is being restarted; try again',
   });
+
+const refused = (reason: string): RequestError =>
+  new RequestError('busy', `the data plane refuses: ${reason}`, { status: 503, hint: 'stop the other control plane' });
 
 const toPort = ({ config, state, lastError, linkUp, facts }: PortMessage): DatapathPort => ({
   ...config,

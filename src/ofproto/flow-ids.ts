@@ -4,6 +4,7 @@ export class FlowIds {
   readonly #free: number[] = [];
   readonly #taken = new Set<number>();
   #next = 0;
+  #highest = -1;
 
   constructor(limit: number) {
     this.#limit = limit;
@@ -22,6 +23,12 @@ export class FlowIds {
   /** Marks an id as given out (found in use after a restart). */
   reserve(id: number): void {
     this.#taken.add(id);
+    if (id > this.#highest) this.#highest = id;
+  }
+
+  /** Every id that was ever given out or reserved is below. */
+  get end(): number {
+    return Math.max(this.#next, this.#highest + 1);
   }
 
   free(id: number): void {
@@ -32,5 +39,6 @@ export class FlowIds {
     this.#free.length = 0;
     this.#taken.clear();
     this.#next = 0;
+    this.#highest = -1;
   }
 }

@@ -1,5 +1,6 @@
 /** Carries out what the control plane writes into a worker's command ring (contract/records.ts). */
-import { MAX_ACTION_WORDS } from '#contract/actions.ts';
+import { checkProgram, MAX_ACTION_WORDS } from '#contract/actions.ts';
+import { KEY_WORDS } from '#contract/flow-key.ts';
 import {
   COMMAND_RING_BYTES,
   H_BARRIER,
@@ -22,7 +23,7 @@ import {
   UPCALL_VNET,
 } from '#contract/records.ts';
 import { RingReader } from '#contract/ring.ts';
-import { BURST, type PacketBatch } from '#datapath/packet/batch.ts';
+import { BURST, MAX_FRAME, type PacketBatch } from '#datapath/packet/batch.ts';
 import { placeFrame } from '#datapath/packet/place.ts';
 import type { Pipeline } from '#datapath/pipeline.ts';
 import type { UpcallPath } from './upcall.ts';
@@ -62,6 +63,16 @@ export class Commands {
    * @throws Error when the ring holds nonsense: the control plane is not to be trusted any more.
    */
   run(): void {
+    try {
+      this.#take();
+    } finally {
+      // Also before a control plane is cut off: what it answered so far leaves.
+      this.#send();
+    }
+    this.#ring.release();
+  }
+
+  #take(): void {
     const { words } = this.#ring;
     let flows = false;
     let barrier = 0;
@@ -94,11 +105,13 @@ export class Commands {
           throw new Error(`command ring holds a record of kind ${words[at + 1]}`);
       }
     }
-    this.#send();
     if (this.#ring.broken) throw new Error('command ring holds a record of impossible length');
     if (flows) this.#pipeline.flowsChanged();
-    if (barrier !== 0) Atomics.store(this.#lane.header, H_BARRIER, barrier);
-    this.#ring.release();
+    if (barrier !== 0) {
+      // A barrier covers the packets answered before it.
+      this.#send();
+      Atomics.store(this.#lane.header, H_BARRIER, barrier);
+    }
   }
 
   /** Everything placed in the batch leaves; the upcalls' bytes are free again. */
@@ -124,6 +137,7 @@ export class Commands {
     const count = words[at + 3]!;
     if (count === UNANSWERED) return this.#pipeline.unanswered(inPort);
     if (count > MAX_ACTION_WORDS || 16 + count * 4 > words[at]!) throw new Error('REPLY is longer than its record');
+    this.#check(at + 4, count);
     const bytes = this.#upcalls.bytes;
     const frame = (upcall + UPCALL_FRAME) * 4;
     const slot = this.#place(inPort, bytes, frame, this.#upcalls.ringAddress, record[upcall + UPCALL_LENGTH]!);
@@ -143,9 +157,17 @@ export class Commands {
     const { words, bytes } = this.#ring;
     const length = words[at + 3]!;
     const count = words[at + 4]!;
-    if (24 + count * 4 + length > words[at]!) throw new Error('EXECUTE is longer than its record');
+    if (length > MAX_FRAME || 24 + count * 4 + length > words[at]!) {
+      throw new Error('EXECUTE is longer than its record or than a frame may be');
+    }
+    this.#check(at + 6, count);
     const slot = this.#place(words[at + 2]!, bytes, (at + 6 + count) * 4, this.#ringAddress, length);
     if (slot >= 0) this.#pipeline.execute(slot, words, at + 6, count);
+  }
+
+  #check(at: number, count: number): void {
+    const fault = checkProgram(this.#ring.words.subarray(at, at + count), KEY_WORDS);
+    if (fault !== undefined) throw new Error(fault);
   }
 
   /** A batch holds packets of one in_port. */

@@ -70,12 +70,18 @@ class DataPlane implements ContractHandler {
       (core, i) =>
         new PmdWorker(i, cores.length, core, options, {
           fault: () => this.ports.faults(),
+          nonsense: (worker, what) => {
+            this.#log.error({ worker, what }, 'control plane wrote nonsense');
+            this.#server?.drop(what);
+          },
           died: (worker, error) => {
             this.#log.fatal({ worker, error: error.stack ?? error.message }, 'PMD worker died');
             process.exit(1);
           },
         }),
     );
+    const doorbell = this.#server?.doorbell ?? -1;
+    await Promise.all(fresh.map((w) => w.ask({ verb: 'control', doorbell })));
     // The old workers go on forwarding until the new ones can: their flows come first.
     if (old.length > 0) {
       const flows = (await old[0]!.ask({ verb: 'dump' })) as readonly DumpedFlow[];
@@ -83,11 +89,8 @@ class DataPlane implements ContractHandler {
     }
     await this.ports.useWorkers(fresh);
     this.#workers = fresh;
-    if (this.#server && this.#server.doorbell >= 0) {
-      await this.control(this.#server.doorbell);
-      this.#server.lanesChanged();
-    }
-    for (const worker of old) await worker.stop();
+    if (doorbell >= 0) this.#server!.lanesChanged();
+    for (const worker of old) await worker.close();
   }
 
   async control(doorbell: number): Promise<void> {
@@ -152,7 +155,7 @@ class DataPlane implements ContractHandler {
   async stop(): Promise<void> {
     this.#server?.close();
     await this.ports.stop();
-    for (const worker of this.#workers) await worker.stop();
+    for (const worker of this.#workers) await worker.close();
   }
 }
 
@@ -184,8 +187,8 @@ async function main(): Promise<void> {
   const plane = new DataPlane(rundir, log, exit);
   const { cores, worker } = readOptions({});
   await plane.useWorkers(cores, worker);
-  plane.serve(path.join(rundir, 'datapath.sock'));
   writeFileSync(pidFile, `${process.pid}\n`);
+  plane.serve(path.join(rundir, 'datapath.sock'));
   process.on('SIGTERM', exit);
   process.on('SIGINT', exit);
   process.on('SIGHUP', () => undefined);

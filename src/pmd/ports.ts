@@ -55,8 +55,8 @@ export class Ports implements PortHost {
     return [...this.#entries.values()].map((entry) => message(entry));
   }
 
-  /** @throws Error with code `exists`, `no_such_type` or the session's own. @returns the port's number. */
-  async add(wanted: PortConfig): Promise<number> {
+  /** What can be said against a port before anything changes; a session that is only made does nothing yet. */
+  #check(wanted: PortConfig): SessionFactory {
     const factory = this.#types.get(wanted.type);
     if (!factory) {
       throw coded(
@@ -65,30 +65,37 @@ export class Ports implements PortHost {
       );
     }
     for (const { config } of this.#entries.values()) {
-      if (config.name === wanted.name) throw coded('exists', `a port named ${wanted.name} exists`);
+      if (config.name === wanted.name && config.portNo !== wanted.portNo)
+        throw coded('exists', `a port named ${wanted.name} exists`);
     }
     const affinity = wanted.options['pmd-rxq-affinity'];
     if (affinity !== undefined) parseAffinity(affinity);
+    factory(wanted, this);
+    return factory;
+  }
+
+  /** @throws Error with code `exists`, `no_such_type` or the session's own. @returns the port's number. */
+  async add(wanted: PortConfig): Promise<number> {
+    const factory = this.#check(wanted);
     const config = { ...wanted, portNo: wanted.portNo || this.#freeNumber() };
     if (config.portNo >= MAX_PORTS) throw coded('bad_port', `port number ${config.portNo} is not below ${MAX_PORTS}`);
     if (this.#entries.has(config.portNo)) throw coded('exists', `port number ${config.portNo} is taken`);
     const entry: Entry = { config, session: factory(config, this), attachment: undefined, status: WAITING };
     this.#entries.set(config.portNo, entry);
     try {
+      await this.attach(config.portNo, undefined);
       await entry.session.start();
     } catch (error) {
-      this.#entries.delete(config.portNo);
-      await entry.session.stop();
+      await this.delete(config.portNo);
       throw error;
     }
-    entry.status = entry.session.status();
+    this.status(config.portNo, entry.session.status());
     return config.portNo;
   }
 
   async set(wanted: PortConfig): Promise<void> {
     const entry = this.#entry(wanted.portNo);
-    const affinity = wanted.options['pmd-rxq-affinity'];
-    if (affinity !== undefined) parseAffinity(affinity);
+    this.#check(wanted);
     const same = entry.config.type === wanted.type && entry.config.mtu === wanted.mtu;
     if (same && (await entry.session.reconfigure(wanted.options))) {
       entry.config = { ...wanted };
@@ -117,7 +124,8 @@ export class Ports implements PortHost {
       const entry = this.#entries.get(portNo);
       if (entry) entry.attachment = attachment;
       await this.#poll((a) => a.portNo !== portNo);
-      await Promise.all(this.#workers.map((w) => w.ask({ verb: 'attach', portNo, attachment })));
+      const known = entry !== undefined;
+      await Promise.all(this.#workers.map((w) => w.ask({ verb: 'attach', portNo, attachment, known })));
       await this.#reassign();
     });
   }
@@ -129,15 +137,20 @@ export class Ports implements PortHost {
     this.#onStatus(message(entry));
   }
 
-  /** Gives all ports to these workers and spreads the queues anew. */
+  /**
+   * Stops the workers so far, then gives all ports to these and spreads the queues anew. The first of them goes on with the
+   * counters of those that stopped.
+   */
   useWorkers(workers: readonly PmdWorker[]): Promise<void> {
     return this.#serial(async () => {
-      await Promise.all(this.#workers.map((w) => w.ask({ verb: 'poll', queues: [] })));
+      const old = this.#workers;
+      await Promise.all(old.map((w) => w.stop()));
+      await workers[0]!.ask({ verb: 'inherit', laneFds: old.map((w) => w.laneFd) });
       this.#workers = workers;
       this.#assignments = [];
       for (const { config, attachment } of this.#entries.values()) {
-        if (!attachment) continue;
-        await Promise.all(workers.map((w) => w.ask({ verb: 'attach', portNo: config.portNo, attachment })));
+        const { portNo } = config;
+        await Promise.all(workers.map((w) => w.ask({ verb: 'attach', portNo, attachment, known: true })));
       }
       await this.#reassign();
     });

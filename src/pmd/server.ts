@@ -58,6 +58,11 @@ export class ContractServer {
     this.#send({ id: 0, lanesChanged: { count: fds.length / 2 } }, [this.#doorbell, ...fds]);
   }
 
+  /** Ends the connection to the control plane, which may connect anew. */
+  drop(reason: string): void {
+    this.#channel?.close(reason);
+  }
+
   get doorbell(): number {
     return this.#doorbell;
   }
@@ -74,7 +79,9 @@ export class ContractServer {
     const fd = accept(this.#listener);
     if (fd === -EAGAIN || fd < 0) return;
     if (this.#channel) {
-      close(fd);
+      const refused = new Channel(fd, { frame() {}, closed() {} });
+      refused.send(encodeReply({ id: 0, error: { code: 'busy', message: 'another control plane is attached' } }));
+      refused.close();
       return;
     }
     const channel = new Channel(fd, {
@@ -93,10 +100,13 @@ export class ContractServer {
 
   async #detach(channel: Channel): Promise<void> {
     if (this.#channel !== channel) return;
-    await this.#handler.control(-1);
-    if (this.#doorbell >= 0) close(this.#doorbell);
-    this.#doorbell = -1;
-    this.#channel = undefined;
+    try {
+      await this.#handler.control(-1);
+    } finally {
+      if (this.#doorbell >= 0) close(this.#doorbell);
+      this.#doorbell = -1;
+      this.#channel = undefined;
+    }
   }
 
   #send(message: FromDatapath, fds: readonly number[] = []): void {

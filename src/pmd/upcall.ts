@@ -148,6 +148,13 @@ export class UpcallPath {
     return this.#writer.words[at + UPCALL_SEQ] === sequence ? at : -1;
   }
 
+  /** Gives up what is unanswered, oldest first; `lost` is told the in_port of each. */
+  forget(lost: (inPort: number) => void): void {
+    const words = this.#writer.words;
+    this.#writer.publish();
+    for (let at = this.#answered.next(); at >= 0; at = this.#answered.next()) lost(words[at + UPCALL_IN_PORT]!);
+  }
+
   /** The bytes of the upcalls answered so far may be used again. */
   release(): void {
     this.#answered.release();

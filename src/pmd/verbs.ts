@@ -10,8 +10,16 @@ export interface WorkerOptions {
 }
 
 export type Verb =
-  /** Replace the worker's view of a port; the port must not be polled meanwhile. */
-  | { readonly verb: 'attach'; readonly portNo: number; readonly attachment: Attachment | undefined }
+  /**
+   * Replace the worker's view of a port; the port must not be polled meanwhile. A port that is no longer `known` is gone:
+   * its counters start at 0 for the next one of that number.
+   */
+  | {
+      readonly verb: 'attach';
+      readonly portNo: number;
+      readonly attachment: Attachment | undefined;
+      readonly known: boolean;
+    }
   /** The rx queues that this worker polls from now on: pairs of port number and queue. */
   | { readonly verb: 'poll'; readonly queues: readonly (readonly [number, number])[] }
   /** A control plane came (`doorbell`: its eventfd) or went (-1): rings start at 0 again. */
@@ -22,6 +30,8 @@ export type Verb =
   | { readonly verb: 'dump' }
   /** Install these megaflows: a new worker takes over from others. */
   | { readonly verb: 'flows'; readonly flows: readonly DumpedFlow[] }
+  /** Add the counters of ports and flows in the lanes of workers that have stopped. */
+  | { readonly verb: 'inherit'; readonly laneFds: readonly number[] }
   /** Cycles per polled queue since the last such question. */
   | { readonly verb: 'usage' }
   | { readonly verb: 'stop' };
@@ -61,7 +71,12 @@ export interface FaultNotice {
   readonly fault: true;
 }
 
-export type FromWorker = VerbAnswer | FaultNotice;
+/** Unasked too: the control plane wrote nonsense into the command ring and was cut off. */
+export interface NonsenseNotice {
+  readonly nonsense: string;
+}
+
+export type FromWorker = VerbAnswer | FaultNotice | NonsenseNotice;
 
 /** Words of the SharedArrayBuffer between main thread and worker. */
 export const SHARED_VERBS = 0;

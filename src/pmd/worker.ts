@@ -2,8 +2,17 @@
 import { GCProfiler } from 'node:v8';
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { PORT_ROW, WORKER_ROW, workerCounter } from '#contract/catalogue.ts';
-import { H_EPOCH, LANE_BYTES, Lane } from '#contract/lane.ts';
-import { map, setAffinity, setThreadName } from '#contract/os.ts';
+import {
+  FLOW_BYTES,
+  FLOW_PACKETS,
+  FLOW_ROW,
+  FLOW_TCP_FLAGS,
+  FLOW_USED,
+  H_EPOCH,
+  LANE_BYTES,
+  Lane,
+} from '#contract/lane.ts';
+import { map, release, setAffinity, setThreadName } from '#contract/os.ts';
 import { PacketBatch } from '#datapath/packet/batch.ts';
 import { Pipeline } from '#datapath/pipeline.ts';
 import type { Attachment, RxQueue, TxQueue, WorkerPort } from '#ports/port.ts';
@@ -21,6 +30,8 @@ class PmdThread implements LoopWork {
   readonly #lane: Lane;
   readonly #batch = new PacketBatch();
   readonly #ports = new Map<number, WorkerPort>();
+  /** Ports that exist, with or without a guest. */
+  readonly #known = new Set<number>();
   /** By port number, for the hot path. */
   readonly #tx: (TxQueue | undefined)[] = [];
   readonly #upcalls: UpcallPath;
@@ -39,7 +50,7 @@ class PmdThread implements LoopWork {
       clock: this.now,
       onMiss: (batch, slot) => this.#upcalls.miss(batch, slot),
       txQueue: (portNo) => this.#tx[portNo],
-      hasPort: (portNo) => this.#ports.has(portNo),
+      hasPort: (portNo) => this.#known.has(portNo),
     });
     this.#commands = new Commands(this.#lane, this.#batch, this.#pipeline, this.#upcalls);
     this.#loop = new PollLoop(this.#lane, new Int32Array(start.shared), start.wakeFd, this);
@@ -65,8 +76,8 @@ class PmdThread implements LoopWork {
       this.#commands.run();
     } catch (error) {
       // A control plane that writes nonsense is cut off; forwarding goes on.
-      console.error(`pmd${this.#start.worker}: ${(error as Error).message}; control plane detached`);
       this.#control(-1);
+      parentPort!.postMessage({ nonsense: (error as Error).message });
     }
   }
 
@@ -92,7 +103,7 @@ class PmdThread implements LoopWork {
   #do(verb: Verb): VerbAnswer['result'] {
     switch (verb.verb) {
       case 'attach':
-        this.#attach(verb.portNo, verb.attachment);
+        this.#attach(verb.portNo, verb.attachment, verb.known);
         return undefined;
       case 'poll':
         this.#loop.poll(verb.queues.map(([portNo, queue]) => this.#rxQueue(portNo, queue)));
@@ -112,15 +123,25 @@ class PmdThread implements LoopWork {
       case 'flows':
         this.#putAll(verb.flows);
         return undefined;
+      case 'inherit':
+        for (const fd of verb.laneFds) this.#inherit(fd);
+        return undefined;
       case 'usage':
         return this.#usage();
       case 'stop':
+        this.#control(-1);
+        this.#pipeline.flows.sweepAll();
         return undefined;
     }
   }
 
-  #attach(portNo: number, attachment: Attachment | undefined): void {
+  #attach(portNo: number, attachment: Attachment | undefined, known: boolean): void {
     const previous = this.#ports.get(portNo);
+    if (known) this.#known.add(portNo);
+    else {
+      this.#known.delete(portNo);
+      this.#lane.ports.fill(0, portNo * PORT_ROW, (portNo + 1) * PORT_ROW);
+    }
     if (!attachment) {
       previous?.close();
       this.#ports.delete(portNo);
@@ -145,6 +166,7 @@ class PmdThread implements LoopWork {
   }
 
   #control(doorbell: number): void {
+    this.#upcalls.forget((inPort) => this.#pipeline.unanswered(inPort));
     this.#commands.reset();
     this.#upcalls.attach(doorbell);
     this.#lane.header[H_EPOCH]! += 1;
@@ -166,6 +188,20 @@ class PmdThread implements LoopWork {
       this.#pipeline.flows.put(id, all, 0, words.length / 3, actions.length);
     }
     this.#pipeline.flowsChanged();
+  }
+
+  #inherit(laneFd: number): void {
+    const from = new Lane(map(laneFd, 0, LANE_BYTES, { write: true, owner: 0 }));
+    const { ports, flows } = this.#lane;
+    for (let i = 0; i < ports.length; i++) ports[i]! += from.ports[i]!;
+    for (const { id } of this.#pipeline.flows.dump()) {
+      const row = id * FLOW_ROW;
+      flows[row + FLOW_PACKETS]! += from.flows[row + FLOW_PACKETS]!;
+      flows[row + FLOW_BYTES]! += from.flows[row + FLOW_BYTES]!;
+      flows[row + FLOW_USED] = Math.max(flows[row + FLOW_USED]!, from.flows[row + FLOW_USED]!);
+      flows[row + FLOW_TCP_FLAGS]! |= from.flows[row + FLOW_TCP_FLAGS]!;
+    }
+    release(from.buffer);
   }
 
   #usage(): UsageResult {

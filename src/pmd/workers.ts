@@ -18,6 +18,8 @@ interface Waiting {
 
 export interface WorkerEvents {
   fault(): void;
+  /** The control plane wrote nonsense; the worker has cut it off. */
+  nonsense(worker: number, what: string): void;
   /** The thread ended without being asked to. */
   died(worker: number, error: Error): void;
 }
@@ -59,6 +61,7 @@ export class PmdWorker {
     });
     this.#thread.on('message', (message: FromWorker) => {
       if ('fault' in message) return events.fault();
+      if ('nonsense' in message) return events.nonsense(worker, message.nonsense);
       const waiting = this.#waiting.get(message.seq);
       this.#waiting.delete(message.seq);
       if (message.error !== undefined) waiting?.reject(new Error(message.error));
@@ -87,12 +90,17 @@ export class PmdWorker {
     return answer;
   }
 
+  /** Ends the loop; what the worker counted is in its lane then, which stays until `close`. */
   async stop(): Promise<void> {
-    if (!this.#stopping) {
-      const answer = this.ask({ verb: 'stop' });
-      this.#stopping = true;
-      await answer.catch(() => undefined);
-    }
+    if (this.#stopping) return;
+    const answer = this.ask({ verb: 'stop' });
+    this.#stopping = true;
+    await answer.catch(() => undefined);
+  }
+
+  /** Stops the worker and gives thread, lane and wake descriptor back. */
+  async close(): Promise<void> {
+    await this.stop();
     await this.#thread.terminate();
     close(this.laneFd);
     close(this.wakeFd);
