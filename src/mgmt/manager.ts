@@ -55,6 +55,8 @@ export class Manager {
   #compacting = false;
   /** Why a configured port is not running: `bridge/port` → reason. */
   readonly #portErrors = new Map<string, string>();
+  /** When a port was set up, ms of the monotonic clock: `bridge/port`; a bridge's own port has the bridge's name. */
+  readonly #portTimes = new Map<string, number>();
 
   constructor(parts: ManagerParts) {
     this.switch = parts.switch;
@@ -78,6 +80,12 @@ export class Manager {
     return this.#portErrors.get(`${bridge}/${port}`) ?? '';
   }
 
+  /** Seconds since a port was set up. */
+  portAge(bridge: string, port: string): number {
+    const since = this.#portTimes.get(`${bridge}/${port}`);
+    return since === undefined ? 0 : (performance.now() - since) / 1000;
+  }
+
   /**
    * Opens the store and applies what is in it; with an empty store, `defaults` is made and stored.
    * A port that cannot be set up stays configured and says why in its `error` column.
@@ -94,9 +102,11 @@ export class Manager {
       await this.#pushOptions();
       for (const [name, { bridge, ports }] of model.bridges) {
         await this.switch.addBridge(bridgeSpec(bridge));
+        this.#note({ kind: 'SetBridge', record: bridge });
         for (const record of ports.values()) {
           try {
             await apply(this.switch, { kind: 'SetPort', bridge: name, record });
+            this.#note({ kind: 'SetPort', bridge: name, record });
           } catch (error) {
             this.#portErrors.set(`${name}/${record.name}`, (error as Error).message);
             this.#log.error({ bridge: name, port: record.name, error }, 'stored port cannot be set up');
@@ -148,7 +158,7 @@ export class Manager {
       const done: Change[] = [];
       for (const { change, flowsChanged } of outcomes) {
         done.push(change);
-        if (change.kind === 'SetPort') this.#portErrors.delete(`${change.bridge}/${change.record.name}`);
+        this.#note(change);
         if (flowsChanged) done.push(...flowChanges(this.bridge(flowsChanged)));
       }
       return { stored: this.#append(done), now: this.#generation };
@@ -196,6 +206,25 @@ export class Manager {
       throw error;
     } finally {
       this.#compacting = false;
+    }
+  }
+
+  /** Keeps what is known of ports beside their records. */
+  #note(change: ConfigChange): void {
+    if (change.kind === 'SetPort') {
+      const at = `${change.bridge}/${change.record.name}`;
+      this.#portErrors.delete(at);
+      if (!this.#portTimes.has(at)) this.#portTimes.set(at, performance.now());
+    } else if (change.kind === 'SetBridge') {
+      const at = `${change.record.name}/${change.record.name}`;
+      if (!this.#portTimes.has(at)) this.#portTimes.set(at, performance.now());
+    } else if (change.kind === 'DeletePort') {
+      this.#portErrors.delete(`${change.bridge}/${change.name}`);
+      this.#portTimes.delete(`${change.bridge}/${change.name}`);
+    } else if (change.kind === 'DeleteBridge') {
+      for (const map of [this.#portErrors, this.#portTimes]) {
+        for (const at of [...map.keys()]) if (at.startsWith(`${change.name}/`)) map.delete(at);
+      }
     }
   }
 

@@ -85,6 +85,7 @@ export function portMessage(manager: Manager, bridge: string, record: PortRecord
     mtu: datapath?.mtu ?? (record.mtuRequest || 1500),
     status: datapath?.facts ?? {},
     statistics: view ? statistics(manager, bridge, record.name) : noStatistics,
+    duration: manager.portAge(bridge, record.name),
   };
 }
 
@@ -113,6 +114,7 @@ function localMessage(manager: Manager, api: BridgeApi): Message {
     mtu: view?.datapath?.mtu ?? 1500,
     status: view?.datapath?.facts ?? {},
     statistics: view ? statistics(manager, name, name) : noStatistics,
+    duration: manager.portAge(name, name),
   };
 }
 
