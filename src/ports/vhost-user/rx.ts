@@ -84,6 +84,10 @@ export class VhostRxQueue implements RxQueue {
   readonly #notifyOnEmpty: boolean;
   /** Region of the frame before. */
   #region = 0;
+  /** First entry of this burst. */
+  #cursor = 0;
+  /** Of no meaning: keeps V8 from dropping loads that are there for its sake. */
+  #touch = 0;
   /** Chains of this burst, to be given back. */
   #taken = 0;
   /** Notifications may be on: a guest starts with them, and so does a queue that another worker had. */
@@ -121,96 +125,37 @@ export class VhostRxQueue implements RxQueue {
     if (this.#taken > 0) this.complete();
     const n = waiting < MAX_BURST ? waiting : MAX_BURST;
 
-    const mask = size - 1;
-    const desc = vring.desc;
-    const used = vring.used;
-    const header = this.#headerBytes;
-    const shortest = header + ETHERNET;
-    const longest = header + LONGEST;
-    const table = this.#walker.memory.table;
-    const regions = this.#walker.memory.count;
-    const rows = batch.rows;
-    const start = batch.start;
-    const headLength = batch.headLength;
-    const length = batch.length;
-    const segmentFirst = batch.segmentFirst;
-    const segmentCount = batch.segmentCount;
-    const segmentAddress = batch.segmentAddress;
-    const segmentLength = batch.segmentLength;
-    const scratch = batch.scratchAddress + HEAD - header;
-
-    let region = this.#region;
-    let regionStart = table[region * STRIDE + START]!;
-    let regionEnd = table[region * STRIDE + END]!;
-    let delta = table[region * STRIDE + DELTA]!;
-    let row = batch.rowCount * 3;
-    let segment = batch.nextSegment;
+    this.#cursor = cursor;
     let slot = 0;
     let broken = 0;
+    let tried = -1;
     let i = 0;
-    for (; i < n; i++) {
-      const entry = (cursor + i) & mask;
-      const head = avail[entry + 2]!;
+    while (i < n) {
+      const stop = this.#takePlain(batch, slot, i, n);
+      slot += stop - i;
+      i = stop;
+      if (i === n) break;
+      const head = vring.avail[((cursor + i) & (size - 1)) + 2]!;
       if (head >= size) {
         broken = BROKEN_HEAD;
         break;
       }
-      used[2 * entry + 1] = head;
-      used[2 * entry + 2] = 0;
-      const d = head << 2;
-      const at = desc[d + 1]! * 4294967296 + desc[d]!;
-      const bytes = desc[d + 2]!;
-      const flags = desc[d + 3]! & 7;
-      if (at < regionStart || at >= regionEnd) {
-        for (let r = 0; r < regions; r++) {
-          if (at >= table[r * STRIDE + START]! && at < table[r * STRIDE + END]!) {
-            region = r;
-            regionStart = table[r * STRIDE + START]!;
-            regionEnd = table[r * STRIDE + END]!;
-            delta = table[r * STRIDE + DELTA]!;
-            break;
-          }
-        }
+      if (tried !== i && this.#findRegion(head)) {
+        tried = i;
+        continue;
       }
-      if (flags === 0 && at >= regionStart && at + bytes <= regionEnd && bytes >= shortest && bytes <= longest) {
-        const frame = bytes - header;
-        const window = frame < WINDOW_BYTES ? frame : WINDOW_BYTES;
-        const source = at + delta;
-        const slotAt = slot * SLOT;
-        start[slot] = slotAt + HEAD;
-        headLength[slot] = window;
-        length[slot] = frame;
-        rows[row] = scratch + slotAt;
-        rows[row + 1] = source;
-        rows[row + 2] = header + window;
-        row += 3;
-        segmentFirst[slot] = segment;
-        if (frame > WINDOW_BYTES) {
-          segmentAddress[segment] = source + header + WINDOW_BYTES;
-          segmentLength[segment] = frame - WINDOW_BYTES;
-          segment++;
-          segmentCount[slot] = 1;
-        } else {
-          segmentCount[slot] = 0;
-        }
-        slot++;
-      } else {
-        batch.rowCount = (row / 3) | 0;
-        batch.nextSegment = segment;
-        const result = this.#takeChain(batch, slot, head);
-        if (result > 0) slot++;
-        row = batch.rowCount * 3;
-        segment = batch.nextSegment;
-        if (result < 0) {
-          broken = BROKEN_LOOP;
-          break;
-        }
+      const entry = (cursor + i) & (size - 1);
+      vring.used[2 * entry + 1] = head;
+      vring.used[2 * entry + 2] = 0;
+      const result = this.#takeChain(batch, slot, head);
+      if (result < 0) {
+        broken = BROKEN_LOOP;
+        break;
       }
+      slot += result;
+      i++;
     }
-    this.#region = region;
     this.#taken = i;
-    batch.rowCount = (row / 3) | 0;
-    batch.nextSegment = segment;
     if (broken !== 0) this.#broken(broken);
     if (slot === 0) {
       this.complete();
@@ -220,6 +165,99 @@ export class VhostRxQueue implements RxQueue {
     return this.#readHeaders(batch, slot);
   }
 
+  /**
+   * The straight path: chains i.. into slots `slot`.. @returns the first chain that it is not for.
+   * No call in its loop: after one, V8 would check every view again.
+   */
+  #takePlain(batch: PacketBatch, slot: number, i: number, n: number): number {
+    const vring = this.#vring;
+    const size = vring.size;
+    const mask = size - 1;
+    const avail = vring.avail;
+    const desc = vring.desc;
+    const used = vring.used;
+    const header = this.#headerBytes;
+    const shortest = header + ETHERNET;
+    const longest = header + LONGEST;
+    const rows = batch.rows;
+    const start = batch.start;
+    const headLength = batch.headLength;
+    const length = batch.length;
+    const segmentFirst = batch.segmentFirst;
+    const segmentCount = batch.segmentCount;
+    const segmentAddress = batch.segmentAddress;
+    const segmentLength = batch.segmentLength;
+    const scratch = batch.scratchAddress;
+    const table = this.#walker.memory.table;
+    const regionStart = table[this.#region * STRIDE + START]!;
+    const regionEnd = table[this.#region * STRIDE + END]!;
+    const delta = table[this.#region * STRIDE + DELTA]!;
+    const first = this.#cursor;
+    let segment = batch.nextSegment;
+    let row = batch.rowCount * 3;
+    // TurboFan does not peel a loop of this size, and so checks type, length and base of a view at every access in it. A
+    // load from each view in front of the loop settles all that once: a quarter of the time (Node 26, measured).
+    this.#touch = avail[0]! | desc[0]! | used[0]! | rows[0]! | start[0]! | headLength[0]! | length[0]!;
+    this.#touch |= segmentFirst[0]! | segmentCount[0]!;
+    for (; i < n; i++) {
+      const entry = (first + i) & mask;
+      const head = avail[entry + 2]!;
+      if (head >= size) break;
+      const d = head << 2;
+      const at = desc[d + 1]! * 4294967296 + desc[d]!;
+      const bytes = desc[d + 2]!;
+      if (
+        (desc[d + 3]! & 7) !== 0 ||
+        at < regionStart ||
+        at + bytes > regionEnd ||
+        bytes < shortest ||
+        bytes > longest
+      ) {
+        break;
+      }
+      used[2 * entry + 1] = head;
+      used[2 * entry + 2] = 0;
+      const frame = bytes - header;
+      const window = frame < WINDOW_BYTES ? frame : WINDOW_BYTES;
+      const source = at + delta;
+      const frameAt = slot * SLOT + HEAD;
+      start[slot] = frameAt;
+      headLength[slot] = window;
+      length[slot] = frame;
+      rows[row] = scratch + (frameAt - header);
+      rows[row + 1] = source;
+      rows[row + 2] = header + window;
+      row += 3;
+      segmentFirst[slot] = segment;
+      segmentCount[slot] = 0;
+      if (frame > WINDOW_BYTES) {
+        segmentAddress[segment] = source + header + WINDOW_BYTES;
+        segmentLength[segment] = frame - WINDOW_BYTES;
+        segmentCount[slot] = 1;
+        segment++;
+      }
+      slot++;
+    }
+    batch.rowCount = (row / 3) | 0;
+    batch.nextSegment = segment;
+    return i;
+  }
+
+  /** Whether the descriptor lies in another region than the one before; that is the region from here on. */
+  #findRegion(head: number): boolean {
+    const desc = this.#vring.desc;
+    const at = desc[4 * head + 1]! * 4294967296 + desc[4 * head]!;
+    const table = this.#walker.memory.table;
+    const regions = this.#walker.memory.count;
+    for (let r = 0; r < regions; r++) {
+      if (at < table[r * STRIDE + START]! || at >= table[r * STRIDE + END]!) continue;
+      const moved = r !== this.#region;
+      this.#region = r;
+      return moved;
+    }
+    return false;
+  }
+
   /** Reads and checks the virtio-net headers of slots 0..n-1, closes gaps, counts. @returns packets left. */
   #readHeaders(batch: PacketBatch, n: number): number {
     const header = this.#headerBytes;
@@ -227,18 +265,22 @@ export class VhostRxQueue implements RxQueue {
     const length = batch.length;
     const vnetFlags = batch.vnetFlags;
     const gsoType = batch.gsoType;
-    let kept = 0;
     let bytes = 0;
-    for (let slot = 0; slot < n; slot++) {
+    let slot = 0;
+    // Plain frames up to the first other one; no calls in this loop, as in `poll`.
+    for (; slot < n; slot++) {
+      if (u16[(slot * SLOT + HEAD - header) >>> 1]! !== 0 || (vnetFlags[slot]! | gsoType[slot]!) !== 0) break;
+      bytes += length[slot]!;
+    }
+    let kept = slot;
+    for (; slot < n; slot++) {
       if (kept !== slot) moveSlot(batch, slot, kept);
       const at = kept * SLOT + HEAD - header;
-      if (u16[at >>> 1]! !== 0) {
-        if (!offload(batch, kept, at)) {
-          this.#counters.slots[this.#counters.base + BAD_OFFLOAD]!++;
-          continue;
-        }
-      } else if ((vnetFlags[kept]! | gsoType[kept]!) !== 0) {
+      if (u16[at >>> 1]! === 0) {
         clearOffload(batch, kept);
+      } else if (!offload(batch, kept, at)) {
+        this.#counters.slots[this.#counters.base + BAD_OFFLOAD]!++;
+        continue;
       }
       bytes += length[kept]!;
       kept++;

@@ -113,6 +113,8 @@ export class VhostTxQueue implements TxQueue {
   #available = 0;
   #sentPackets = 0;
   #sentBytes = 0;
+  /** Of no meaning: keeps V8 from dropping loads that are there for its sake. */
+  #touch = 0;
 
   constructor(
     portNo: number,
@@ -171,35 +173,84 @@ export class VhostTxQueue implements TxQueue {
       slots[base + RING_FULL]! += n - MAX_PUSH;
       n = MAX_PUSH;
     }
-    let cursor = vring.state[CURSOR]!;
+    const cursor = vring.state[CURSOR]!;
     this.#before = cursor;
     this.#now = cursor;
     if (vring.state[STATE_BROKEN] !== 0) {
       slots[base + PORT_DOWN]! += n;
       return 0;
     }
-    let available = this.#look(cursor, n);
+    const available = this.#look(cursor, n);
     if (available > size) {
       this.#broken(BROKEN_INDEX);
       slots[base + PORT_DOWN]! += n;
       return 0;
     }
 
+    this.#available = available;
+    this.#sentBytes = 0;
+    // A burst of plain frames fits; frames of many segments make sure of their own room.
+    if (batch.rowCount + 4 * MAX_PUSH > batch.rows.length / 6) batch.copy();
+    let sent = 0;
+    let extra = 0;
+    let tried = -1;
+    for (let i = 0; i < n; ) {
+      const stop = this.#pushPlain(batch, list, i, n);
+      sent += stop - i;
+      i = stop;
+      if (i === n) break;
+      const slot = list[i]!;
+      if (batch.length[slot]! > this.#longest && !this.#fitsMtu(batch, slot)) {
+        slots[base + MTU]!++;
+        i++;
+        continue;
+      }
+      if (this.#available === 0) {
+        slots[base + RING_FULL]! += n - i;
+        break;
+      }
+      if (tried !== i && this.#findRegion()) {
+        tried = i;
+        continue;
+      }
+      const before = this.#sentBytes;
+      const reason = this.#pushAny(batch, slot, i);
+      if (reason === 0) {
+        sent++;
+        extra += this.#sentPackets - 1;
+      } else {
+        this.#sentBytes = before;
+        slots[base + reason]!++;
+      }
+      i++;
+      if (vring.state[STATE_BROKEN] !== 0) {
+        slots[base + PORT_DOWN]! += n - i;
+        break;
+      }
+    }
+    if (sent > 0) {
+      slots[base + TX_PACKETS]! += sent + extra;
+      slots[base + TX_BYTES]! += this.#sentBytes;
+      slots[base + COPIED]! += this.#sentBytes;
+      slots[base + TX_BURSTS]! += 1;
+    }
+    return sent;
+  }
+
+  /**
+   * The straight path, from packet i on. @returns the first packet that it is not for.
+   * No call in its loop: after one, V8 would check every view again.
+   */
+  #pushPlain(batch: PacketBatch, list: Int32Array, i: number, n: number): number {
+    if (this.#headerBytes !== 12) return i;
+    const vring = this.#vring;
+    const size = vring.size;
     const mask = size - 1;
     const avail = vring.avail;
     const desc = vring.desc;
     const used = vring.used;
-    const headerBytes = this.#headerBytes;
-    const longest = this.#longest;
-    const table = this.#memory.table;
-    const regions = this.#memory.count;
-    const takes = this.#takes;
-    const checksum = this.#options.checksum;
-    const headers16 = this.#headers16;
-    const headersAddress = this.#headersAddress;
     const rows = batch.rows;
     const u16 = batch.u16;
-    const u32 = batch.u32;
     const scratch = batch.scratchAddress;
     const start = batch.start;
     const length = batch.length;
@@ -210,131 +261,87 @@ export class VhostTxQueue implements TxQueue {
     const segmentCount = batch.segmentCount;
     const segmentAddress = batch.segmentAddress;
     const segmentLength = batch.segmentLength;
-
-    let region = this.#region;
-    let regionStart = table[region * STRIDE + START]!;
-    let regionEnd = table[region * STRIDE + END]!;
-    let delta = table[region * STRIDE + DELTA]!;
-    // A burst of plain frames fits; frames of many segments make sure of their own room.
-    if (batch.rowCount + 4 * MAX_PUSH > (rows.length / 3) >> 1) batch.copy();
+    const table = this.#memory.table;
+    const regionStart = table[this.#region * STRIDE + START]!;
+    const regionEnd = table[this.#region * STRIDE + END]!;
+    const delta = table[this.#region * STRIDE + DELTA]!;
+    const longest = this.#longest;
+    const first = this.#now;
+    const end = this.#available < n - i ? i + this.#available : n;
+    const begin = i;
     let row = batch.rowCount * 3;
-    let packets = 0;
-    let sent = 0;
     let bytes = 0;
-    for (let i = 0; i < n; i++) {
+    // See `touch` in rx.ts.
+    this.#touch =
+      avail[0]! | desc[0]! | used[0]! | rows[0]! | u16[0]! | start[0]! | length[0]! | headLength[0]! | list[0]!;
+    this.#touch |= vnetFlags[0]! | gsoType[0]! | segmentCount[0]!;
+    for (; i < end; i++) {
       const slot = list[i]!;
       const frame = length[slot]!;
-      const gso = gsoType[slot]!;
-      if (frame > longest && !this.#fitsMtu(batch, slot)) {
-        slots[base + MTU]!++;
-        continue;
-      }
-      if (available === 0) {
-        slots[base + RING_FULL]!++;
-        continue;
-      }
-      const entry = cursor & mask;
+      const entry = (first + i - begin) & mask;
       const head = avail[entry + 2]!;
-      if (head >= size) {
-        this.#broken(BROKEN_HEAD);
-        slots[base + PORT_DOWN]! += n - i;
-        break;
-      }
+      if (frame > longest || head >= size) break;
       const d = head << 2;
       const at = desc[d + 1]! * 4294967296 + desc[d]!;
-      const room = desc[d + 2]!;
-      const flags = desc[d + 3]! & 7;
-      if (at < regionStart || at >= regionEnd) {
-        for (let r = 0; r < regions; r++) {
-          if (at >= table[r * STRIDE + START]! && at < table[r * STRIDE + END]!) {
-            region = r;
-            regionStart = table[r * STRIDE + START]!;
-            regionEnd = table[r * STRIDE + END]!;
-            delta = table[r * STRIDE + DELTA]!;
-            break;
-          }
-        }
-      }
-      const need = headerBytes + frame;
-      const offload = vnetFlags[slot]! | gso;
+      const need = frame + 12;
       const segments = segmentCount[slot]!;
       if (
-        flags === WRITE &&
-        room >= need &&
-        at >= regionStart &&
-        at + need <= regionEnd &&
-        segments <= 1 &&
-        (offload === 0 || (checksum && takes[gso] !== 0))
+        (desc[d + 3]! & 7) !== WRITE ||
+        desc[d + 2]! < need ||
+        at < regionStart ||
+        at + need > regionEnd ||
+        segments > 1 ||
+        (vnetFlags[slot]! | gsoType[slot]!) !== 0
       ) {
-        const to = at + delta;
-        const frameAt = start[slot]!;
-        const window = headLength[slot]!;
-        if (offload === 0 && headerBytes === 12) {
-          const headerAt = frameAt - 12;
-          // Frames start at odd multiples of 2: the middle of the header is 4-byte aligned.
-          u16[headerAt >>> 1] = 0;
-          u32[(headerAt + 2) >>> 2] = 0;
-          u32[(headerAt + 6) >>> 2] = 0;
-          u16[(headerAt + 10) >>> 1] = 1;
-          rows[row] = to;
-          rows[row + 1] = scratch + headerAt;
-          rows[row + 2] = 12 + window;
-          row += 3;
-        } else {
-          header(batch, slot, headers16, i * HEADER_STRIDE);
-          rows[row] = to;
-          rows[row + 1] = headersAddress + i * HEADER_STRIDE;
-          rows[row + 2] = headerBytes;
-          rows[row + 3] = to + headerBytes;
-          rows[row + 4] = scratch + frameAt;
-          rows[row + 5] = window;
-          row += 6;
-        }
-        if (segments !== 0) {
-          const segment = segmentFirst[slot]!;
-          rows[row] = to + headerBytes + window;
-          rows[row + 1] = segmentAddress[segment]!;
-          rows[row + 2] = segmentLength[segment]!;
-          row += 3;
-        }
-        used[2 * entry + 1] = head;
-        used[2 * entry + 2] = need;
-        cursor = (cursor + 1) & 0xffff;
-        available--;
-        sent++;
-        packets++;
-        bytes += frame;
-      } else {
-        batch.rowCount = (row / 3) | 0;
-        this.#now = cursor;
-        this.#available = available;
-        const reason = this.#pushAny(batch, slot, i);
-        cursor = this.#now;
-        available = this.#available;
-        row = batch.rowCount * 3;
-        if (reason === 0) {
-          sent++;
-          packets += this.#sentPackets;
-          bytes += this.#sentBytes;
-        } else {
-          slots[base + reason]!++;
-        }
-        if (vring.state[STATE_BROKEN] !== 0) {
-          slots[base + PORT_DOWN]! += n - i - 1;
-          break;
-        }
+        break;
       }
+      const to = at + delta;
+      const headerAt = start[slot]! - 12;
+      const window = headLength[slot]!;
+      const word = headerAt >>> 1;
+      u16[word] = 0;
+      u16[word + 1] = 0;
+      u16[word + 2] = 0;
+      u16[word + 3] = 0;
+      u16[word + 4] = 0;
+      u16[word + 5] = 1;
+      rows[row] = to;
+      rows[row + 1] = scratch + headerAt;
+      rows[row + 2] = 12 + window;
+      row += 3;
+      if (segments !== 0) {
+        const segment = segmentFirst[slot]!;
+        rows[row] = to + 12 + window;
+        rows[row + 1] = segmentAddress[segment]!;
+        rows[row + 2] = segmentLength[segment]!;
+        row += 3;
+      }
+      used[2 * entry + 1] = head;
+      used[2 * entry + 2] = need;
+      bytes += frame;
     }
-    this.#region = region;
-    this.#now = cursor;
     batch.rowCount = (row / 3) | 0;
-    if (sent > 0) {
-      slots[base + TX_PACKETS]! += packets;
-      slots[base + TX_BYTES]! += bytes;
-      slots[base + COPIED]! += bytes;
-      slots[base + TX_BURSTS]! += 1;
+    this.#now = (first + i - begin) & 0xffff;
+    this.#available -= i - begin;
+    this.#sentBytes += bytes;
+    return i;
+  }
+
+  /** Whether the buffer at #now lies in another region than the one before; that is the region from here on. */
+  #findRegion(): boolean {
+    const vring = this.#vring;
+    const head = vring.avail[(this.#now & (vring.size - 1)) + 2]!;
+    if (head >= vring.size) return false;
+    const at = vring.desc[4 * head + 1]! * 4294967296 + vring.desc[4 * head]!;
+    const table = this.#memory.table;
+    const regions = this.#memory.count;
+    for (let r = 0; r < regions; r++) {
+      if (at < table[r * STRIDE + START]! || at >= table[r * STRIDE + END]!) continue;
+      const moved = r !== this.#region;
+      this.#region = r;
+      return moved;
     }
-    return sent;
+    return false;
   }
 
   /** Entries that may be taken at `cursor`; looks at the ring only when those seen before are fewer than `wanted`. */
@@ -364,7 +371,7 @@ export class VhostTxQueue implements TxQueue {
     const flags = batch.vnetFlags[slot]!;
     const gso = batch.gsoType[slot]!;
     this.#sentPackets = 1;
-    this.#sentBytes = batch.length[slot]!;
+    this.#sentBytes += batch.length[slot]!;
     if (this.#takes[gso] === 0) return this.#segment(batch, slot);
     if (flags !== 0 && !this.#options.checksum) return this.#sum(batch, slot, index);
     const delivery = this.#delivery;
@@ -437,7 +444,7 @@ export class VhostTxQueue implements TxQueue {
       bytes += offload.headers + payload;
     }
     this.#sentPackets = segments;
-    this.#sentBytes = bytes;
+    this.#sentBytes += bytes - offload.length;
     this.#counters.slots[this.#counters.base + SEGMENTED]!++;
     return 0;
   }
