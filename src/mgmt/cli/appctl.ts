@@ -5,7 +5,7 @@ import { ServerError } from './appctl/context.ts';
 import { datapathCommands } from './appctl/datapath.ts';
 import { ofprotoCommands } from './appctl/ofproto.ts';
 import { ApiError, Fatal, segment } from './client.ts';
-import { clientFor, COMMON_OPTIONS, Output, parseOptions } from './options.ts';
+import { COMMON_OPTIONS, clientFor, Output, parseOptions } from './options.ts';
 import { run, versionLine } from './run.ts';
 import { version } from './version.ts';
 
@@ -25,7 +25,11 @@ const COMMANDS: Readonly<Record<string, AppCommand>> = {
   },
 };
 
-const OPTIONS = { ...COMMON_OPTIONS, target: { argument: 'required' }, format: { argument: 'required', short: 'f' } } as const;
+const OPTIONS = {
+  ...COMMON_OPTIONS,
+  target: { argument: 'required' },
+  format: { argument: 'required', short: 'f' },
+} as const;
 
 const HELP = `rw-appctl: looks into a running Ringway switch
 usage: rw-appctl [--rundir=DIR] [--timeout=SECONDS] [--json] COMMAND [ARG...]
@@ -62,8 +66,10 @@ async function appctl(argv: string[]): Promise<number> {
   const context: AppContext = { client, out, args, json, bridge };
   try {
     const command = findCommand(name);
-    if (!command) throw new ServerError(`"${name}" is not a valid command (use "list-commands" to see a list of valid commands)`);
-    if (args.length < command.least) throw new ServerError(`"${name}" command requires at least ${command.least} arguments`);
+    if (!command)
+      throw new ServerError(`"${name}" is not a valid command (use "list-commands" to see a list of valid commands)`);
+    if (args.length < command.least)
+      throw new ServerError(`"${name}" command requires at least ${command.least} arguments`);
     if (args.length > command.most) throw new ServerError(`"${name}" command takes at most ${command.most} arguments`);
     await command.run(context);
   } catch (error) {

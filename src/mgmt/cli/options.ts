@@ -109,6 +109,13 @@ export class Output {
     this.#text += text;
   }
 
+  /** What was written and not flushed yet. */
+  take(): string {
+    const text = this.#text;
+    this.#text = '';
+    return text;
+  }
+
   flush(): void {
     if (this.#text !== '') process.stdout.write(this.#text);
     this.#text = '';

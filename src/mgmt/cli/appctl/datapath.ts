@@ -1,5 +1,5 @@
 /** dpctl/*, dpif/* and dpif-netdev/*: the data plane. */
-import type { AppContext, AppCommand } from './context.ts';
+import type { AppCommand, AppContext } from './context.ts';
 import { ServerError } from './context.ts';
 
 /** Name of the one datapath, as scripts for OVS expect it. */
@@ -10,7 +10,10 @@ interface DatapathPortMessage {
   readonly name: string;
   readonly type: string;
   readonly options: Readonly<Record<string, string>>;
-  readonly statistics: { readonly counters: Readonly<Record<string, number>>; readonly drops: Readonly<Record<string, number>> };
+  readonly statistics: {
+    readonly counters: Readonly<Record<string, number>>;
+    readonly drops: Readonly<Record<string, number>>;
+  };
 }
 
 interface DatapathFlowMessage {
@@ -96,12 +99,15 @@ async function dpifShow({ client, out, json }: AppContext): Promise<void> {
   const bridges = await client.list('/v1/bridges', 'bridges');
   if (json) return out.line(JSON.stringify({ ...lookups, bridges }));
   out.line(`${DATAPATH}: hit:${lookups.hit} missed:${lookups.missed}`);
-  const byName = (a: { spec: { name: string } }, b: { spec: { name: string } }): number => (a.spec.name < b.spec.name ? -1 : 1);
+  const byName = (a: { spec: { name: string } }, b: { spec: { name: string } }): number =>
+    a.spec.name < b.spec.name ? -1 : 1;
   for (const bridge of bridges.sort(byName)) {
     out.line(`  ${bridge.spec.name}:`);
     for (const port of bridge.ports.sort(byName)) {
       const datapath = port.datapathPort < 0 ? 'none' : port.datapathPort;
-      out.line(`    ${port.spec.name} ${port.ofport}/${datapath}: ${describe(port.spec.type, port.spec.options ?? {})}`);
+      out.line(
+        `    ${port.spec.name} ${port.ofport}/${datapath}: ${describe(port.spec.type, port.spec.options ?? {})}`,
+      );
     }
   }
 }
@@ -125,7 +131,9 @@ interface PmdMessage {
 async function pmds({ client, args }: AppContext): Promise<PmdMessage[]> {
   const { pmds: all } = await client.get<{ pmds: PmdMessage[] }>('/v1/datapath/pmd');
   const at = args.indexOf('-pmd');
-  for (const name of args.filter((arg, index) => !arg.startsWith('-') && !(at >= 0 && index === at + 1) && args[index - 1] !== '-secs')) {
+  for (const name of args.filter(
+    (arg, index) => !arg.startsWith('-') && !(at >= 0 && index === at + 1) && args[index - 1] !== '-secs',
+  )) {
     checkDatapath(name);
   }
   return at < 0 ? all : all.filter((pmd) => coreOf(pmd) === Number(args[at + 1]));
@@ -179,11 +187,15 @@ async function rxqShow(context: AppContext): Promise<void> {
   for (const pmd of list) {
     out.line(title(pmd));
     out.line(`  isolated : ${pmd.isolated}`);
-    const rxqs = [...pmd.rxqs].sort((a, b) => (a.portName < b.portName ? -1 : a.portName > b.portName ? 1 : a.queue - b.queue));
+    const rxqs = [...pmd.rxqs].sort((a, b) =>
+      a.portName < b.portName ? -1 : a.portName > b.portName ? 1 : a.queue - b.queue,
+    );
     for (const rxq of rxqs) {
       const state = rxq.enabled ? '(enabled) ' : '(disabled)';
       const usage = rxq.usage < 0 ? 'NOT AVAIL' : percent(rxq.usage);
-      out.line(`  port: ${rxq.portName.padEnd(16)}  queue-id: ${String(rxq.queue).padStart(2)} ${state}  pmd usage: ${usage}`);
+      out.line(
+        `  port: ${rxq.portName.padEnd(16)}  queue-id: ${String(rxq.queue).padStart(2)} ${state}  pmd usage: ${usage}`,
+      );
     }
     const known = rxqs.length > 0 && rxqs.every((rxq) => rxq.usage >= 0);
     const { busy_cycles: busy = 0, idle_cycles: idle = 0 } = pmd.counters;

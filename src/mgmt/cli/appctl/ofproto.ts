@@ -71,32 +71,53 @@ async function coverageShow({ client, out, json }: AppContext): Promise<void> {
   const { counters, neverHit } = await client.get<{ counters: CoverageMessage[]; neverHit: number }>('/v1/coverage');
   if (json) return out.line(JSON.stringify({ counters, neverHit }));
   const hash = counters.reduce((mixed, { total }) => (Math.imul(mixed, 31) + total) >>> 0, 0);
-  out.line(`Event coverage, avg rate over last: 5 seconds, last minute, last hour,  hash=${hash.toString(16).padStart(8, '0')}:`);
+  out.line(
+    `Event coverage, avg rate over last: 5 seconds, last minute, last hour,  hash=${hash.toString(16).padStart(8, '0')}:`,
+  );
   for (const row of counters) {
-    const rates = [row.recent.toFixed(1).padStart(5), row.lastMinute.toFixed(3).padStart(9), row.lastHour.toFixed(4).padStart(13)];
+    const rates = [
+      row.recent.toFixed(1).padStart(5),
+      row.lastMinute.toFixed(3).padStart(9),
+      row.lastHour.toFixed(4).padStart(13),
+    ];
     out.line(`${row.name.padEnd(24)} ${rates.map((rate) => `${rate}/sec`).join(' ')}   total: ${row.total}`);
   }
   out.line(`${neverHit} events never hit`);
 }
 
 interface DropsMessage {
-  readonly ports: readonly { readonly bridge: string; readonly port: string; readonly drops: Readonly<Record<string, number>> }[];
+  readonly ports: readonly {
+    readonly bridge: string;
+    readonly port: string;
+    readonly drops: Readonly<Record<string, number>>;
+  }[];
   readonly reasons: Readonly<Record<string, string>>;
 }
 
 async function drops({ client, out, args, json }: AppContext): Promise<void> {
   const ledger = await client.get<DropsMessage>('/v1/drops');
   const wanted = args[0];
-  const ports = wanted === undefined ? ledger.ports : ledger.ports.filter(({ port, bridge }) => port === wanted || bridge === wanted);
+  const ports =
+    wanted === undefined
+      ? ledger.ports
+      : ledger.ports.filter(({ port, bridge }) => port === wanted || bridge === wanted);
   if (wanted !== undefined && ports.length === 0) throw new ServerError(`no port or bridge named ${wanted}`);
   if (json) return out.line(JSON.stringify({ ...ledger, ports }));
   const rows = ports.flatMap(({ bridge, port, drops: lost }) =>
-    Object.entries(lost).map(([reason, packets]) => [bridge, port, reason, String(packets), ledger.reasons[reason] ?? '']),
+    Object.entries(lost).map(([reason, packets]) => [
+      bridge,
+      port,
+      reason,
+      String(packets),
+      ledger.reasons[reason] ?? '',
+    ]),
   );
   const table = [['bridge', 'port', 'reason', 'packets', ''], ...rows];
   const widths = [0, 1, 2, 3].map((column) => Math.max(...table.map((row) => row[column]!.length)));
   for (const row of table) {
-    const cells = row.slice(0, 4).map((cell, column) => (column === 3 ? cell.padStart(widths[3]!) : cell.padEnd(widths[column]!)));
+    const cells = row
+      .slice(0, 4)
+      .map((cell, column) => (column === 3 ? cell.padStart(widths[3]!) : cell.padEnd(widths[column]!)));
     out.line(`${cells.join('  ')}  ${row[4]}`.trimEnd());
   }
 }
