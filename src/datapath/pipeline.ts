@@ -3,9 +3,8 @@
  * The way of a burst through the datapath, in order:
  *
  *   poll      rx queue → header windows in the scratch                                     (ports)
- *   classify  read what the port's flows ask for, find each packet's megaflow              (parse, cache, classifier)
+ *   classify  read what the port's flows ask for, find and count each packet's megaflow    (parse, cache, classifier)
  *   miss      packets without one go to the control plane, whole key read                  (onMiss)
- *   account   statistics of the flows that were hit
  *   act       run programs: edits in the scratch, outputs into lists                       (actions)
  *   transmit  push, copy, publish                                                          (outputs, ports)
  *   complete  give the source buffers back, clear the batch
@@ -13,13 +12,14 @@
  * One pipeline per worker. In the steady state nothing is allocated.
  */
 import { dropReason, workerCounter } from '#contract/catalogue.ts';
-import { KEY_WORDS, W_IN_PORT, W_NW_MISC } from '#contract/flow-key.ts';
-import { FLOW_ROW, type Lane } from '#contract/lane.ts';
+import { KEY_WORDS, W_IN_PORT } from '#contract/flow-key.ts';
+import type { Lane } from '#contract/lane.ts';
 import { VERDICT_DROP, VERDICT_EDITS, VERDICT_OUTPUT } from './actions/program.ts';
 import { runProgram } from './actions/run.ts';
 import { MatchCache } from './cache/match-cache.ts';
+import { FlowStats } from './classifier/flow-stats.ts';
 import { FlowTable } from './classifier/flow-table.ts';
-import { Found, lookup } from './classifier/lookup.ts';
+import { countMore, Found, lookup } from './classifier/lookup.ts';
 import type { PortFlows } from './classifier/port-flows.ts';
 import { MAX_OUTPUTS, Outputs, type PortLookup } from './outputs.ts';
 import { BURST, type PacketBatch } from './packet/batch.ts';
@@ -28,8 +28,6 @@ import { NEED_ALL, NEED_NETWORK, NEED_NOTHING, NEED_TAGS } from './parse/need.ts
 import { parseBurst, parsePacket } from './parse/parse.ts';
 
 const ROW = KEY_WORDS;
-const MISC = W_NW_MISC;
-const FLOW = FLOW_ROW;
 const LIST = MAX_OUTPUTS;
 const TAGS = NEED_TAGS;
 const ALL = NEED_ALL;
@@ -51,20 +49,10 @@ const UPCALL_UNANSWERED = dropReason('upcall_unanswered');
 
 /** Bursts of a port between two rankings of its subtables. */
 const RANK_EVERY = 512;
-
-const addStats = (
-  stats: Float64Array,
-  row: number,
-  packets: number,
-  bytes: number,
-  now: number,
-  flags: number,
-): void => {
-  stats[row] = stats[row]! + packets;
-  stats[row + 1] = stats[row + 1]! + bytes;
-  stats[row + 2] = now;
-  if (flags !== 0) stats[row + 3] = stats[row + 3]! | flags;
-};
+/** Flow statistics reach the lane at least this often, in ms, while the worker runs. */
+export const SWEEP_MS = 250;
+/** Table rows swept a turn. */
+const SWEEP_ROWS = 256;
 
 export interface PipelineEnv extends PortLookup {
   readonly batch: PacketBatch;
@@ -81,11 +69,15 @@ export interface PipelineEnv extends PortLookup {
 
 export class Pipeline {
   /** The megaflows; change them between bursts only, through `flowsChanged` for the gauges. */
-  readonly flows = new FlowTable();
+  readonly flows: FlowTable;
   readonly #env: PipelineEnv;
   readonly #batch: PacketBatch;
   readonly #worker: Float64Array;
-  readonly #stats: Float64Array;
+  readonly #stats: FlowStats;
+  readonly #clock: Float64Array;
+  /** clock[0] at which the next sweep begins. */
+  readonly #nextSweep = new Float64Array(1);
+  #sweeping = false;
   readonly #outputs: Outputs;
   readonly #cache = new MatchCache();
   readonly #found = new Found();
@@ -96,7 +88,9 @@ export class Pipeline {
     this.#env = env;
     this.#batch = env.batch;
     this.#worker = env.lane.worker;
-    this.#stats = env.lane.flows;
+    this.#stats = new FlowStats(env.lane.flows, env.clock);
+    this.flows = new FlowTable(this.#stats);
+    this.#clock = env.clock;
     this.#outputs = new Outputs(env.batch, env, env.lane.ports, env.lane.worker);
   }
 
@@ -104,7 +98,10 @@ export class Pipeline {
   run(rx: RxQueue): number {
     const batch = this.#batch;
     const count = rx.poll(batch);
-    if (count === 0) return 0;
+    if (count === 0) {
+      this.#maintain();
+      return 0;
+    }
     const worker = this.#worker;
     worker[RX_PACKETS] = worker[RX_PACKETS]! + count;
     const flows = this.flows.ports[batch.inPort];
@@ -114,14 +111,34 @@ export class Pipeline {
       const misses = this.#classify(flows, count);
       if (misses > 0) this.#miss(misses);
       const need = flows === undefined ? NEED_NOTHING : flows.need;
-      this.#account(count, (need & NETWORK) !== 0);
       this.#act(count, need);
     }
     this.#outputs.transmit();
     rx.complete();
     batch.clear();
-    if (this.flows.growing.length > 0) this.flows.drain();
+    this.#maintain();
     return count;
+  }
+
+  /**
+   * Brings the lane's flow statistics up to date at once; else they are up to SWEEP_MS behind. For a worker that is about to
+   * sleep longer than that, and where the control plane waits for exact numbers.
+   */
+  publishStats(): void {
+    this.flows.sweepAll();
+    this.#sweeping = false;
+  }
+
+  /** Small pieces of work that must be done some time, a little each turn. */
+  #maintain(): void {
+    const flows = this.flows;
+    if (flows.growing.length > 0) flows.drain();
+    if (this.#sweeping) {
+      this.#sweeping = !flows.sweep(SWEEP_ROWS);
+    } else if (this.#clock[0]! >= this.#nextSweep[0]!) {
+      this.#nextSweep[0] = this.#clock[0]! + SWEEP_MS;
+      this.#sweeping = true;
+    }
   }
 
   /**
@@ -159,16 +176,15 @@ export class Pipeline {
     const stats = this.#stats;
     const found = this.#found;
     const lengths = batch.length;
+    const subtable = flows.subtables[0]!;
     found.pending[0] = 0;
-    lookup(flows.subtables[0]!, batch.keys, found, 1);
+    lookup(subtable, batch, stats, found, 1, 0);
     const id = found.id[0]!;
     const verdict = found.verdict[0]!;
+    // The lookup has counted the first packet.
     let bytes = 0;
-    for (let slot = 0; slot < count; slot++) bytes += lengths[slot]!;
-    const row = id * FLOW;
-    stats[row] = stats[row]! + count;
-    stats[row + 1] = stats[row + 1]! + bytes;
-    stats[row + 2] = this.#env.clock[0]!;
+    for (let slot = 1; slot < count; slot++) bytes += lengths[slot]!;
+    countMore(subtable, stats, this.flows.home[id]!, count - 1, bytes);
     worker[SIMPLE_HITS] = worker[SIMPLE_HITS]! + count;
     if (verdict >>> 24 === OUTPUT) {
       const port = verdict & 0xffffff;
@@ -200,10 +216,12 @@ export class Pipeline {
     const subtables = flows.subtables;
     parseBurst(batch, count, flows.need);
     for (let slot = 0; slot < count; slot++) pending[slot] = slot;
+    const stats = this.#stats;
+    const flags = (flows.need & NETWORK) === 0 ? 0 : 0xfff;
     let left = count;
     let uncached = 0;
     if (flows.cached) {
-      left = this.#cache.lookup(this.flows, flows, batch.keys, found, left);
+      left = this.#cache.lookup(this.flows, flows, batch, found, left, flags);
       uncached = left;
       for (let i = 0; i < left; i++) this.#uncached[i] = pending[i]!;
       worker[EMC_HITS] = worker[EMC_HITS]! + (count - left);
@@ -212,7 +230,7 @@ export class Pipeline {
     let searches = 0;
     for (let i = 0; i < subtables.length && left > 0; i++) {
       const before = left;
-      left = lookup(subtables[i]!, batch.keys, found, left);
+      left = lookup(subtables[i]!, batch, stats, found, left, flags);
       searches += (before - left) * (i + 1);
     }
     worker[MEGAFLOW_HITS] = worker[MEGAFLOW_HITS]! + (searched - left);
@@ -243,35 +261,6 @@ export class Pipeline {
     worker[MISSES] = worker[MISSES]! + misses;
     worker[UPCALLS] = worker[UPCALLS]! + misses - lost;
     worker[LOST] = worker[LOST]! + lost;
-  }
-
-  /** Counts packets, bytes and time of the flows that were hit; TCP flags where the key has them. */
-  #account(count: number, withTcpFlags: boolean): void {
-    const batch = this.#batch;
-    const stats = this.#stats;
-    const ids = this.#found.id;
-    const lengths = batch.length;
-    const keys = batch.keys;
-    const now = this.#env.clock[0]!;
-    // Consecutive packets of one flow add up in locals: a sum that waits for its own store costs ten cycles a packet.
-    let last = -1;
-    let packets = 0;
-    let bytes = 0;
-    let flags = 0;
-    for (let slot = 0; slot < count; slot++) {
-      const id = ids[slot]!;
-      if (id !== last) {
-        if (last >= 0) addStats(stats, last * FLOW, packets, bytes, now, flags);
-        last = id;
-        packets = 0;
-        bytes = 0;
-        flags = 0;
-      }
-      packets++;
-      bytes += lengths[slot]!;
-      if (withTcpFlags) flags |= keys[slot * ROW + MISC]! & 0xfff;
-    }
-    if (last >= 0) addStats(stats, last * FLOW, packets, bytes, now, flags);
   }
 
   /** Runs the programs of the flows that were hit. */

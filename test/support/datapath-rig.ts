@@ -1,11 +1,19 @@
 /**
  * A pipeline with queues that are plain memory: what a test puts in, what comes out, nothing else.
  */
-import { DROP_BASE, DROP_REASONS, type DropReason, dropReason, PORT_ROW, type WorkerCounter, workerCounter } from '#contract/catalogue.ts';
+import {
+  DROP_BASE,
+  DROP_REASONS,
+  type DropReason,
+  dropReason,
+  PORT_ROW,
+  type WorkerCounter,
+  workerCounter,
+} from '#contract/catalogue.ts';
 import { KEY_WORDS, W_IN_PORT } from '#contract/flow-key.ts';
 import { LANE_BYTES, Lane } from '#contract/lane.ts';
 import { address, mapAnonymous } from '#contract/os.ts';
-import { BURST, HEADROOM, type PacketBatch, PacketBatch as Batch, SLOT_BYTES, WINDOW } from '#datapath/packet/batch.ts';
+import { PacketBatch as Batch, BURST, HEADROOM, type PacketBatch, SLOT_BYTES, WINDOW } from '#datapath/packet/batch.ts';
 import { Pipeline } from '#datapath/pipeline.ts';
 import type { RxQueue, TxQueue } from '#ports/port.ts';
 
@@ -41,7 +49,14 @@ export class Arena {
 }
 
 /** Fills a slot as an rx queue does: window copied, the rest cut into segments of at most `piece` bytes. */
-export function fillSlot(batch: PacketBatch, arena: Arena, slot: number, frame: Uint8Array, offload: Offload = {}, piece = 1000): void {
+export function fillSlot(
+  batch: PacketBatch,
+  arena: Arena,
+  slot: number,
+  frame: Uint8Array,
+  offload: Offload = {},
+  piece = 1000,
+): void {
   const at = arena.put(frame);
   const start = slot * SLOT_BYTES + HEADROOM;
   const head = Math.min(frame.length, WINDOW);
@@ -208,9 +223,15 @@ export class Rig {
   }
 
   /** Puts a flow: mask and key rows (in_port is added), contract action words. */
-  put(id: number, inPort: number, match: Readonly<Record<number, readonly [value: number, mask: number]>>, program: readonly number[]): void {
+  put(
+    id: number,
+    inPort: number,
+    match: Readonly<Record<number, readonly [value: number, mask: number]>>,
+    program: readonly number[],
+  ): void {
     const triples = [W_IN_PORT, inPort, 0xffffffff];
-    for (const [word, [value, mask]] of Object.entries(match)) triples.push(Number(word), (value & mask) >>> 0, mask >>> 0);
+    for (const [word, [value, mask]] of Object.entries(match))
+      triples.push(Number(word), (value & mask) >>> 0, mask >>> 0);
     this.pipeline.flows.put(id, [...triples, ...program], 0, triples.length / 3, program.length);
   }
 

@@ -70,13 +70,17 @@ export function makeFrame(random: Random, few: Fields = FEW, kind?: Kind): Uint8
   const frame = [...mac(), ...mac()];
   const tags = random.pick([0, 0, 0, 1, 1, 2, 3]);
   for (let i = 0; i < tags; i++) {
-    frame.push(...u16(random.pick([0x8100, 0x88a8])), ...u16((random.below(8) << 13) | (random.below(2) << 12) | random.below(3)));
+    frame.push(
+      ...u16(random.pick([0x8100, 0x88a8])),
+      ...u16((random.below(8) << 13) | (random.below(2) << 12) | random.below(3)),
+    );
   }
   const what = kind ?? random.pick(['ipv4', 'ipv4', 'ipv4', 'ipv6', 'ipv6', 'arp', 'llc', 'other'] as const);
   const payload = random.bytes(random.pick([0, 1, 6, 20, 41, 200]));
   if (what === 'ipv4') frame.push(0x08, 0x00, ...ipv4(random, address(), address(), few, payload));
   else if (what === 'ipv6') frame.push(0x86, 0xdd, ...ipv6(random, few, payload));
-  else if (what === 'arp') frame.push(...random.pick([u16(0x0806), u16(0x0806), u16(0x8035)]), ...arp(random, mac, address));
+  else if (what === 'arp')
+    frame.push(...random.pick([u16(0x0806), u16(0x0806), u16(0x8035)]), ...arp(random, mac, address));
   else if (what === 'llc') frame.push(...llc(random, address, few, payload));
   else frame.push(...u16(random.pick([0x88cc, 0x8847, 0x0600, 0x1234, 0xffff])), ...payload);
   if (random.chance(20)) frame.push(...random.bytes(random.below(12)));
@@ -88,7 +92,8 @@ export function mangle(random: Random, frame: Uint8Array): Uint8Array {
   let result = frame.slice();
   if (random.chance(50)) result = result.slice(0, 14 + random.below(result.length - 13));
   if (random.chance(60)) {
-    for (let n = 1 + random.below(3); n > 0; n--) result[12 + random.below(Math.min(result.length, 100) - 12)] = random.below(256);
+    for (let n = 1 + random.below(3); n > 0; n--)
+      result[12 + random.below(Math.min(result.length, 100) - 12)] = random.below(256);
   }
   return result;
 }
@@ -112,7 +117,8 @@ function ipv4(random: Random, source: number[], destination: number[], few: Fiel
   const options = random.chance(15) ? random.bytes(4 * (1 + random.below(10))) : [];
   const protocol = random.pick([6, 6, 17, 17, 1, 132, 58, 47, 2]);
   const fragment = random.chance(15) ? random.pick([0x2000, 0x2010, 0x0010, 0x4000]) : random.pick([0, 0x4000]);
-  const body = fragment & 0x1fff ? payload : transport(random, protocol, [...source, ...destination], few, payload, false);
+  const body =
+    fragment & 0x1fff ? payload : transport(random, protocol, [...source, ...destination], few, payload, false);
   const header = [
     0x45 + options.length / 4,
     random.pick([0, 0, 0xb8, 3]),
@@ -132,7 +138,16 @@ function ipv4(random: Random, source: number[], destination: number[], few: Fiel
 }
 
 function ipv6(random: Random, few: Fields, payload: number[]): number[] {
-  const address = (): number[] => [0x20, 1, 0xd, 0xb8, 0, random.below(2), ...Array(9).fill(0), random.below(few.addresses)];
+  const address = (): number[] => [
+    0x20,
+    1,
+    0xd,
+    0xb8,
+    0,
+    random.below(2),
+    ...Array(9).fill(0),
+    random.below(few.addresses),
+  ];
   const source = address();
   const destination = address();
   let last = destination;
@@ -141,7 +156,7 @@ function ipv6(random: Random, few: Fields, payload: number[]): number[] {
   let later = false;
   if (random.chance(30)) {
     for (let n = 1 + random.below(3); n > 0 && !later; n--) {
-      const type = random.pick([0, 43, 60, 51, 44]);
+      const type = random.pick(last === destination ? [0, 43, 60, 51, 44] : [0, 60, 51, 44]);
       if (type === 44) {
         const offset = random.pick([0, 1, 0x10, 0x11, 6]);
         later = (offset & 0xfff8) !== 0;
@@ -174,12 +189,30 @@ function ipv6(random: Random, few: Fields, payload: number[]): number[] {
   ];
 }
 
-function transport(random: Random, protocol: number, addresses: number[], few: Fields, payload: number[], v6: boolean): number[] {
+function transport(
+  random: Random,
+  protocol: number,
+  addresses: number[],
+  few: Fields,
+  payload: number[],
+  v6: boolean,
+): number[] {
   const ports = [...u16(1000 + random.below(few.ports)), ...u16(80 + random.below(few.ports))];
   let bytes: number[] = [];
   let field = -1;
   if (protocol === 6) {
-    bytes = [...ports, ...random.bytes(8), 0x50 | random.pick([0, 8]), random.pick([2, 0x10, 0x18, 1]), ...random.bytes(2), 0, 0, 0, 0, ...payload];
+    bytes = [
+      ...ports,
+      ...random.bytes(8),
+      0x50 | random.pick([0, 8]),
+      random.pick([2, 0x10, 0x18, 1]),
+      ...random.bytes(2),
+      0,
+      0,
+      0,
+      0,
+      ...payload,
+    ];
     field = 16;
   } else if (protocol === 17) {
     bytes = [...ports, ...u16(8 + payload.length), 0, 0, ...payload];
@@ -192,7 +225,9 @@ function transport(random: Random, protocol: number, addresses: number[], few: F
     bytes = [random.pick([8, 0, 3]), random.below(3), 0, 0, ...random.bytes(4), ...payload];
     bytes.splice(2, 2, ...u16(checksum(bytes)));
   } else if (protocol === 58 && v6) {
-    bytes = random.chance(60) ? neighbour(random) : [random.pick([128, 129, 1]), random.below(2), 0, 0, ...random.bytes(4), ...payload];
+    bytes = random.chance(60)
+      ? neighbour(random)
+      : [random.pick([128, 129, 1]), random.below(2), 0, 0, ...random.bytes(4), ...payload];
     field = 2;
   } else {
     return payload;

@@ -121,7 +121,12 @@ export function referenceParse(frame: Uint8Array, window = frame.length): Parsed
     return result;
   }
 
-  const needed = new Map([[6, 20], [17, 8], [132, 12], [type === 0x0800 ? 1 : 58, 8]]).get(protocol);
+  const needed = new Map([
+    [6, 20],
+    [17, 8],
+    [132, 12],
+    [type === 0x0800 ? 1 : 58, 8],
+  ]).get(protocol);
   if (needed === undefined || !visible(needed)) return result;
   result.l4 = offset;
   if (protocol === 1 || protocol === 58) {

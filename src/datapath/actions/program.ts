@@ -12,7 +12,15 @@
  *
  * Programs of the last two kinds are kept once however many flows share them.
  */
-import { ACTION_DROP, ACTION_OUTPUT, ACTION_SET, checkProgram, drop, output } from '#contract/actions.ts';
+import {
+  ACTION_DEC_TTL,
+  ACTION_DROP,
+  ACTION_OUTPUT,
+  ACTION_SET,
+  checkProgram,
+  drop,
+  output,
+} from '#contract/actions.ts';
 import { dropReason } from '#contract/catalogue.ts';
 import { KEY_WORDS } from '#contract/flow-key.ts';
 import { MAX_PORTS } from '#contract/lane.ts';
@@ -92,12 +100,12 @@ export class Programs {
   }
 }
 
-/** Leaves out edits that nothing shows: those after the last output. They would cost a copy of the packet. */
+/** Leaves out edits that nothing shows: those behind the last action that can be seen. They would cost a copy. */
 function trim(words: Uint32Array): Uint32Array {
   let end = 0;
   for (let at = 0; at < words.length; at += words[at]! & 0xffff) {
     const op = words[at]! >>> 16;
-    if (op === ACTION_OUTPUT || op === ACTION_DROP) end = at + 2;
+    if (op === ACTION_OUTPUT || op === ACTION_DROP || op === ACTION_DEC_TTL) end = at + (words[at]! & 0xffff);
     if (op === ACTION_DROP) break;
   }
   return words.slice(0, end);

@@ -13,16 +13,18 @@
  * Direct-mapped: with 1024 flows of 65 536 places about one in 64 shares its place with another, and falls back to the
  * subtables; ways would cost every packet a mispredicted branch.
  */
-import { KEY_WORDS } from '#contract/flow-key.ts';
+import { KEY_WORDS, W_NW_MISC } from '#contract/flow-key.ts';
+import { ENTRY_KEY, ENTRY_VERDICT } from '../classifier/entry.ts';
 import type { FlowTable } from '../classifier/flow-table.ts';
 import { HASH_SEED, hashFinish, hashWord } from '../classifier/hash.ts';
-import type { Found } from '../classifier/lookup.ts';
+import { countHit, type Found } from '../classifier/lookup.ts';
 import type { PortFlows } from '../classifier/port-flows.ts';
-import { ENTRY_KEY, ENTRY_VERDICT } from '../classifier/subtable.ts';
-import { BURST } from '../packet/batch.ts';
+import { BURST, type PacketBatch } from '../packet/batch.ts';
 
 const ROW = KEY_WORDS;
+const MISC = W_NW_MISC;
 const KEY = ENTRY_KEY;
+const hit = countHit;
 const VERDICT = ENTRY_VERDICT;
 const SEED = HASH_SEED;
 const word = hashWord;
@@ -42,7 +44,17 @@ export class MatchCache {
    * Looks up pending[0..count-1], like `lookup`.
    * @returns slots still pending; `insert` wants to know their results.
    */
-  lookup(table: FlowTable, flows: PortFlows, keys: Uint32Array, found: Found, count: number): number {
+  lookup(
+    table: FlowTable,
+    flows: PortFlows,
+    batch: PacketBatch,
+    found: Found,
+    count: number,
+    tcpFlags: number,
+  ): number {
+    const keys = batch.keys;
+    const lengths = batch.length;
+    const stats = table.stats;
     const places = this.#places;
     const hashes = this.#hashes;
     const pending = found.pending;
@@ -80,6 +92,8 @@ export class MatchCache {
             found.id[slot] = id;
             found.verdict[slot] = entries[(at >>> 1) + VERDICT]!;
             subtable.hits++;
+            subtable.touched = true;
+            hit(stats, entries, at >>> 1, lengths[slot]!, keys[slot * ROW + MISC]! & tcpFlags);
             continue;
           }
         }

@@ -9,6 +9,7 @@
 import { KEY_WORDS, W_IN_PORT, W_RECIRC_ID } from '#contract/flow-key.ts';
 import { MAX_FLOWS, MAX_PORTS } from '#contract/lane.ts';
 import { Programs } from '../actions/program.ts';
+import type { FlowStats } from './flow-stats.ts';
 import { hashFinish, hashWord } from './hash.ts';
 import { PortFlows } from './port-flows.ts';
 import { Subtable } from './subtable.ts';
@@ -28,6 +29,7 @@ const FIRST_IDS = 1024;
 const DRAIN_ROWS = 32;
 
 export class FlowTable {
+  readonly stats: FlowStats;
   readonly programs = new Programs();
   /** Flows of in_port p; undefined: none. */
   readonly ports: (PortFlows | undefined)[] = new Array(MAX_PORTS).fill(undefined);
@@ -45,8 +47,15 @@ export class FlowTable {
   readonly growing: Subtable[] = [];
   readonly #byMask = new Map<number, Subtable[]>();
   readonly #free: number[] = [];
+  /** Where the sweep is: subtable index and row. */
+  #sweepIndex = 0;
+  #sweepRow = 0;
   readonly #key = new Uint32Array(KEY_WORDS);
   readonly #mask = new Uint32Array(KEY_WORDS);
+
+  constructor(stats: FlowStats) {
+    this.stats = stats;
+  }
 
   /**
    * Installs or replaces a flow: n triples (key word, value, mask) at words[at..], program at words[at + 3n .. + m].
@@ -70,7 +79,8 @@ export class FlowTable {
     const verdict = this.programs.add(words, at + 3 * n, m);
     const subtable = this.#subtable(port, key, mask);
     const before = this.subtableOf[id]!;
-    if (before >= 0 && !(before === subtable.index && subtable.hasKey(id, key))) this.#take(id, subtable);
+    if (before < 0) this.stats.reset(id);
+    else if (!(before === subtable.index && subtable.hasKey(id, key))) this.#take(id, subtable);
     const growing = subtable.draining;
     const previous = subtable.insert(id, key, verdict);
     if (previous >= 0) {
@@ -93,6 +103,7 @@ export class FlowTable {
 
   /** Takes all flows out. */
   flush(): void {
+    this.sweepAll();
     this.ports.fill(undefined);
     this.subtables.length = 0;
     this.growing.length = 0;
@@ -145,6 +156,41 @@ export class FlowTable {
     this.count--;
     if (subtable.count === 0 && subtable !== keep) this.#dropSubtable(subtable);
     else if (!growing && subtable.draining) this.#grows(subtable);
+  }
+
+  /** Carries statistics of up to about `rows` rows over to the lane. @returns true when it has been through all. */
+  sweep(rows: number): boolean {
+    const list = this.subtables;
+    for (let left = rows; left > 0; left -= rows >> 2) {
+      if (this.#sweepIndex >= list.length) {
+        this.#sweepIndex = 0;
+        this.#sweepRow = 0;
+        return true;
+      }
+      const subtable = list[this.#sweepIndex];
+      if (subtable === undefined || (!subtable.touched && this.#sweepRow === 0) || this.#sweepRow > subtable.rowMask) {
+        this.#sweepIndex++;
+        this.#sweepRow = 0;
+      } else {
+        subtable.touched = subtable.draining;
+        subtable.sweep(this.#sweepRow, rows >> 2);
+        this.#sweepRow += rows >> 2;
+      }
+    }
+    return false;
+  }
+
+  /** Brings the lane's statistics wholly up to date. */
+  sweepAll(): void {
+    for (let i = 0; i < this.subtables.length; i++) {
+      const subtable = this.subtables[i];
+      if (subtable === undefined) continue;
+      subtable.drain(subtable.oldRowMask);
+      if (subtable.touched) subtable.sweep(0, subtable.rowMask + 1);
+      subtable.touched = false;
+    }
+    this.#sweepIndex = 0;
+    this.#sweepRow = 0;
   }
 
   #grows(subtable: Subtable): void {

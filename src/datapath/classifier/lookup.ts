@@ -11,14 +11,21 @@
  * Words and masks are read into locals four at a time and compared without a branch per word; there is one body for masks
  * of up to 4 words, one for up to 8, and a loop for the rest.
  */
-import { KEY_WORDS } from '#contract/flow-key.ts';
-import { BURST } from '../packet/batch.ts';
+import { KEY_WORDS, W_NW_MISC } from '#contract/flow-key.ts';
+import { BURST, type PacketBatch } from '../packet/batch.ts';
+import { ENTRY_BYTES, ENTRY_KEY, ENTRY_TALLY, ENTRY_VERDICT, TALLY_FULL, TALLY_ONE } from './entry.ts';
+import type { FlowStats } from './flow-stats.ts';
 import { HASH_SEED, hashFinish, hashWord } from './hash.ts';
-import { ENTRY_KEY, ENTRY_VERDICT, type Subtable } from './subtable.ts';
+import type { Subtable } from './subtable.ts';
 
 const ROW = KEY_WORDS;
+const MISC = W_NW_MISC;
 const KEY = ENTRY_KEY;
 const VERDICT = ENTRY_VERDICT;
+const TALLY = ENTRY_TALLY;
+const BYTES = ENTRY_BYTES;
+const ONE = TALLY_ONE;
+const FULL = TALLY_FULL;
 const SEED = HASH_SEED;
 const word = hashWord;
 const finish = hashFinish;
@@ -32,24 +39,66 @@ export class Found {
   readonly pending = new Int32Array(BURST);
 }
 
+/**
+ * Counts a hit in its entry. @param flags TCP flags of the packet.
+ */
+export const countHit = (stats: FlowStats, table: Int32Array, at: number, bytes: number, flags: number): void => {
+  const tally = (table[at + TALLY]! + ONE) | flags;
+  const sum = table[at + BYTES]! + bytes;
+  table[at + TALLY] = tally;
+  table[at + BYTES] = sum;
+  if ((tally | sum) >= FULL) stats.spill(table, at);
+};
+const hit = countHit;
+
+/** Counts more packets of a flow that was just hit; `home` is the flow's. */
+export const countMore = (subtable: Subtable, stats: FlowStats, home: number, packets: number, bytes: number): void => {
+  const table = (home & 1) === subtable.parity ? subtable.table : subtable.old;
+  const at = home >>> 1;
+  const tally = table[at + TALLY]! + packets * ONE;
+  const sum = table[at + BYTES]! + bytes;
+  table[at + TALLY] = tally;
+  table[at + BYTES] = sum;
+  if ((tally | sum) >= FULL) stats.spill(table, at);
+};
+
 /** Masked key words of the packets that are looked up, and the hash of each. */
 const masked = new Int32Array(BURST * 8);
 const hashes = new Int32Array(BURST);
 
 /**
- * Looks up pending[0..count-1]; hits are written to `found`, the others stay pending, in order.
- * @param keys key rows of the batch. @returns slots still pending.
+ * Looks up pending[0..count-1]; hits are counted and written to `found`, the others stay pending, in order.
+ * @param flags bits of key word 11 that are TCP flags; 0 when that word is not parsed. @returns slots still pending.
  */
-export const lookup = (subtable: Subtable, keys: Uint32Array, found: Found, count: number): number => {
+export const lookup = (
+  subtable: Subtable,
+  batch: PacketBatch,
+  stats: FlowStats,
+  found: Found,
+  count: number,
+  flags: number,
+): number => {
   let left = 0;
-  if (subtable.width === 4) left = lookup4(subtable, keys, found, count);
-  else if (subtable.width === 8) left = lookup8(subtable, keys, found, count);
-  else left = lookupWide(subtable, keys, found, count);
-  subtable.hits += count - left;
+  if (subtable.width === 4) left = lookup4(subtable, batch, stats, found, count, flags);
+  else if (subtable.width === 8) left = lookup8(subtable, batch, stats, found, count, flags);
+  else left = lookupWide(subtable, batch, stats, found, count, flags);
+  if (left < count) {
+    subtable.hits += count - left;
+    subtable.touched = true;
+  }
   return left;
 };
 
-const lookup4 = (subtable: Subtable, keys: Uint32Array, found: Found, count: number): number => {
+const lookup4 = (
+  subtable: Subtable,
+  batch: PacketBatch,
+  stats: FlowStats,
+  found: Found,
+  count: number,
+  flags: number,
+): number => {
+  const keys = batch.keys;
+  const lengths = batch.length;
   const words = subtable.words;
   const bits = subtable.bits;
   const w0 = words[0]!;
@@ -77,6 +126,7 @@ const lookup4 = (subtable: Subtable, keys: Uint32Array, found: Found, count: num
   const verdicts = found.verdict;
   const table = subtable.table;
   const wrap = ((subtable.rowMask + 1) << 3) - 1;
+  const draining = subtable.draining;
   let left = 0;
   for (let i = 0, from = 0; i < count; i++, from += 4) {
     const slot = pending[i]!;
@@ -97,23 +147,35 @@ const lookup4 = (subtable: Subtable, keys: Uint32Array, found: Found, count: num
       at = (at + 8) & wrap;
       id = table[at]!;
     }
-    if (id === 0 && subtable.draining) {
-      const old = oldRow(subtable, from, hashes[i]!);
-      if (old >= 0) {
-        ids[slot] = subtable.old[old]! - 1;
-        verdicts[slot] = subtable.old[old + VERDICT]!;
-        continue;
-      }
+    if (id !== 0) {
+      ids[slot] = id - 1;
+      verdicts[slot] = table[at + VERDICT]!;
+      hit(stats, table, at, lengths[slot]!, keys[slot * ROW + MISC]! & flags);
+      continue;
     }
-    ids[slot] = id - 1;
-    verdicts[slot] = table[at + VERDICT]!;
-    pending[left] = slot;
-    left += id === 0 ? 1 : 0;
+    const old = draining ? oldRow(subtable, from, hashes[i]!) : -1;
+    if (old >= 0) {
+      ids[slot] = subtable.old[old]! - 1;
+      verdicts[slot] = subtable.old[old + VERDICT]!;
+      hit(stats, subtable.old, old, lengths[slot]!, keys[slot * ROW + MISC]! & flags);
+    } else {
+      ids[slot] = -1;
+      pending[left++] = slot;
+    }
   }
   return left;
 };
 
-const lookup8 = (subtable: Subtable, keys: Uint32Array, found: Found, count: number): number => {
+const lookup8 = (
+  subtable: Subtable,
+  batch: PacketBatch,
+  stats: FlowStats,
+  found: Found,
+  count: number,
+  flags: number,
+): number => {
+  const keys = batch.keys;
+  const lengths = batch.length;
   const words = subtable.words;
   const bits = subtable.bits;
   const w0 = words[0]!;
@@ -157,6 +219,7 @@ const lookup8 = (subtable: Subtable, keys: Uint32Array, found: Found, count: num
   const verdicts = found.verdict;
   const table = subtable.table;
   const wrap = ((subtable.rowMask + 1) << 4) - 1;
+  const draining = subtable.draining;
   let left = 0;
   for (let i = 0, from = 0; i < count; i++, from += 8) {
     const slot = pending[i]!;
@@ -177,18 +240,21 @@ const lookup8 = (subtable: Subtable, keys: Uint32Array, found: Found, count: num
       at = (at + 16) & wrap;
       id = table[at]!;
     }
-    if (id === 0 && subtable.draining) {
-      const old = oldRow(subtable, from, hashes[i]!);
-      if (old >= 0) {
-        ids[slot] = subtable.old[old]! - 1;
-        verdicts[slot] = subtable.old[old + VERDICT]!;
-        continue;
-      }
+    if (id !== 0) {
+      ids[slot] = id - 1;
+      verdicts[slot] = table[at + VERDICT]!;
+      hit(stats, table, at, lengths[slot]!, keys[slot * ROW + MISC]! & flags);
+      continue;
     }
-    ids[slot] = id - 1;
-    verdicts[slot] = table[at + VERDICT]!;
-    pending[left] = slot;
-    left += id === 0 ? 1 : 0;
+    const old = draining ? oldRow(subtable, from, hashes[i]!) : -1;
+    if (old >= 0) {
+      ids[slot] = subtable.old[old]! - 1;
+      verdicts[slot] = subtable.old[old + VERDICT]!;
+      hit(stats, subtable.old, old, lengths[slot]!, keys[slot * ROW + MISC]! & flags);
+    } else {
+      ids[slot] = -1;
+      pending[left++] = slot;
+    }
   }
   return left;
 };
@@ -208,7 +274,16 @@ const oldRow = (subtable: Subtable, from: number, hash: number): number => {
 };
 
 /** Masks of more than 8 words: packets one by one, their masked words in the first row of `wide`. */
-const lookupWide = (subtable: Subtable, keys: Uint32Array, found: Found, count: number): number => {
+const lookupWide = (
+  subtable: Subtable,
+  batch: PacketBatch,
+  stats: FlowStats,
+  found: Found,
+  count: number,
+  flags: number,
+): number => {
+  const keys = batch.keys;
+  const lengths = batch.length;
   const words = subtable.words;
   const bits = subtable.bits;
   const width = subtable.width;
@@ -234,6 +309,7 @@ const lookupWide = (subtable: Subtable, keys: Uint32Array, found: Found, count: 
     } else {
       found.id[slot] = table[at]! - 1;
       found.verdict[slot] = table[at + VERDICT]!;
+      hit(stats, table, at, lengths[slot]!, keys[slot * ROW + MISC]! & flags);
     }
   }
   return left;

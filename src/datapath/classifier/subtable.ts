@@ -1,9 +1,8 @@
 /**
  * A subtable: the megaflows of one port that share one mask, as an open-addressing hash table in one Int32Array.
  *
- * An entry is a row of 2^shift words: flow id + 1 (0 = free), verdict, then the masked key words. All that a hit needs lies
- * in one or two cache lines (32 bytes up to 4 words, 64 up to 12). Entries are found by linear probing; load stays at or
- * under one half, so that most lookups end at the first row.
+ * An entry (entry.ts) is a row of 2^shift words. Entries are found by linear probing; load stays at or under one half, so
+ * that most lookups end at the first row.
  *
  * ## Deletion
  * No tombstones: the rows behind a freed one are shifted back (Knuth, vol. 3, algorithm 6.4R), so lookups never grow slower
@@ -19,13 +18,11 @@
  * parity of `table` is `parity`, that of `old` is the other one. Growth flips `parity`, and with it no home has to change.
  */
 import { KEY_WORDS } from '#contract/flow-key.ts';
+import { mapAnonymous } from '#contract/os.ts';
+import { ENTRY_BYTES, ENTRY_ID, ENTRY_KEY, ENTRY_TALLY, ENTRY_VERDICT } from './entry.ts';
+import type { FlowStats } from './flow-stats.ts';
 import { HASH_SEED, hashFinish, hashWord } from './hash.ts';
 import { CompactMask } from './mask.ts';
-
-/** Words of an entry before its key. */
-export const ENTRY_ID = 0;
-export const ENTRY_VERDICT = 1;
-export const ENTRY_KEY = 2;
 
 const MIN_ROWS = 16;
 const NO_TABLE = new Int32Array(32);
@@ -33,9 +30,17 @@ const NO_TABLE = new Int32Array(32);
 /** Rows that a change moves over while the table grows. At least 2 are needed to be done before the next growth. */
 const DRAIN_STEP = 8;
 
-/** Where flows live: shared by all subtables of a flow table, indexed by flow id. */
-export interface Homes {
+/** Tables from here on get pages of their own: large ones (transparent huge pages), so that lookups do not miss the TLB. */
+const MAP_BYTES = 2 << 20;
+
+const makeTable = (rows: number, shift: number): Int32Array =>
+  (rows << shift) * 4 < MAP_BYTES ? new Int32Array(rows << shift) : new Int32Array(mapAnonymous((rows << shift) * 4));
+
+/** What all subtables of a flow table share. */
+export interface Shared {
+  /** By flow id. */
   home: Int32Array;
+  readonly stats: FlowStats;
 }
 
 export class Subtable {
@@ -50,6 +55,8 @@ export class Subtable {
   /** log2 of the words of an entry. */
   readonly shift: number;
   count = 0;
+  /** Something was hit since the sweep last began. */
+  touched = false;
   /** Hits since they were last weighed; halved at every ranking. */
   hits = 0;
   table: Int32Array;
@@ -63,10 +70,10 @@ export class Subtable {
   #cursor = 0;
   #drainLeft = 0;
   #foundInOld = false;
-  readonly #homes: Homes;
+  readonly #shared: Shared;
   readonly #key: Int32Array;
 
-  constructor(port: number, index: number, mask: Uint32Array, compared: Uint32Array, homes: Homes) {
+  constructor(port: number, index: number, mask: Uint32Array, compared: Uint32Array, shared: Shared) {
     const compact = new CompactMask(compared);
     this.port = port;
     this.index = index;
@@ -75,11 +82,11 @@ export class Subtable {
     this.bits = compact.bits;
     this.width = compact.words.length;
     this.shift = this.width <= 4 ? 3 : this.width <= 12 ? 4 : 5;
-    // The key has 26 words in use; 28 and two fit a row.
+    // The key has 26 words in use; 28 fit a row.
     if (ENTRY_KEY + this.width > 1 << this.shift) throw new RangeError(`mask of ${compact.used} words`);
-    this.#homes = homes;
+    this.#shared = shared;
     this.#key = new Int32Array(this.width);
-    this.table = new Int32Array(MIN_ROWS << this.shift);
+    this.table = makeTable(MIN_ROWS, this.shift);
   }
 
   /** What `insert` took the place of. */
@@ -98,9 +105,10 @@ export class Subtable {
       const table = this.#foundInOld ? this.old : this.table;
       const previous = table[at]! - 1;
       this.replacedVerdict = table[at + ENTRY_VERDICT]!;
+      if (previous !== id) this.#shared.stats.spill(table, at);
       table[at] = id + 1;
       table[at + ENTRY_VERDICT] = verdict;
-      this.#homes.home[id] = at * 2 + (this.#foundInOld ? this.parity ^ 1 : this.parity);
+      this.#shared.home[id] = at * 2 + (this.#foundInOld ? this.parity ^ 1 : this.parity);
       return previous;
     }
     if ((this.count + 1) * 2 > this.rowMask + 1) this.#resize((this.rowMask + 1) * 2);
@@ -111,7 +119,7 @@ export class Subtable {
 
   /** Takes a flow that is here out. @returns its verdict. */
   remove(id: number): number {
-    const home = this.#homes.home[id]!;
+    const home = this.#shared.home[id]!;
     const inOld = (home & 1) !== this.parity;
     const at = home >>> 1;
     if (!inOld && this.draining) {
@@ -121,6 +129,7 @@ export class Subtable {
       if (stale >= 0) this.#free(this.old, this.oldRowMask, stale);
     }
     const verdict = this.verdict(id);
+    this.#shared.stats.spill(inOld ? this.old : this.table, at);
     if (inOld) this.#free(this.old, this.oldRowMask, at);
     else this.#free(this.table, this.rowMask, at);
     this.count--;
@@ -130,15 +139,26 @@ export class Subtable {
     return verdict;
   }
 
+  /** Carries the statistics of rows from .. from + rows - 1 over to the lane. Rows still in the old table wait. */
+  sweep(from: number, rows: number): void {
+    const table = this.table;
+    const stats = this.#shared.stats;
+    const shift = this.shift;
+    const to = Math.min(from + rows, this.rowMask + 1);
+    for (let row = from; row < to; row++) {
+      if (table[(row << shift) + ENTRY_TALLY] !== 0) stats.spill(table, row << shift);
+    }
+  }
+
   /** Verdict of a flow that is here. */
   verdict(id: number): number {
-    const home = this.#homes.home[id]!;
+    const home = this.#shared.home[id]!;
     return ((home & 1) === this.parity ? this.table : this.old)[(home >>> 1) + ENTRY_VERDICT]!;
   }
 
   /** Whether a flow that is here has this key. */
   hasKey(id: number, key: Uint32Array): boolean {
-    const home = this.#homes.home[id]!;
+    const home = this.#shared.home[id]!;
     const table = (home & 1) === this.parity ? this.table : this.old;
     for (let i = 0; i < this.width; i++) {
       if (((key[this.words[i]!]! & this.bits[i]!) | 0) !== table[(home >>> 1) + ENTRY_KEY + i]) return false;
@@ -148,7 +168,7 @@ export class Subtable {
 
   /** Reads back the masked key of a flow that is here into KEY_WORDS words. */
   readKey(id: number, into: Uint32Array): void {
-    const home = this.#homes.home[id]!;
+    const home = this.#shared.home[id]!;
     const table = (home & 1) === this.parity ? this.table : this.old;
     const at = (home >>> 1) + ENTRY_KEY;
     into.fill(0, 0, KEY_WORDS);
@@ -174,15 +194,15 @@ export class Subtable {
     const width = this.width;
     for (let row = this.#hash(key, 0) & rowMask; ; row = (row + 1) & rowMask) {
       const at = row << this.shift;
-      if (table[at] === 0) return -1;
+      if (table[at + ENTRY_ID] === 0) return -1;
       let i = 0;
       while (i < width && table[at + ENTRY_KEY + i] === key[i]) i++;
       if (i === width) return at;
     }
   }
 
-  /** Writes an entry into the first free row of the new table. */
-  #place(id: number, verdict: number, source: Int32Array, from: number): void {
+  /** Writes an entry into the first free row of the new table. @returns its position. */
+  #place(id: number, verdict: number, source: Int32Array, from: number): number {
     const table = this.table;
     let at = (this.#hash(source, from) & this.rowMask) << this.shift;
     const wrap = ((this.rowMask + 1) << this.shift) - 1;
@@ -190,7 +210,8 @@ export class Subtable {
     table[at] = id + 1;
     table[at + ENTRY_VERDICT] = verdict;
     for (let i = 0; i < this.width; i++) table[at + ENTRY_KEY + i] = source[from + i]!;
-    this.#homes.home[id] = at * 2 + this.parity;
+    this.#shared.home[id] = at * 2 + this.parity;
+    return at;
   }
 
   /** Empties a row and shifts back what was displaced behind it. */
@@ -206,7 +227,7 @@ export class Subtable {
       const to = hole << this.shift;
       table.copyWithin(to, from, from + size);
       // A row left behind in the old table is not the flow's home.
-      if (this.#homes.home[id] === from * 2 + parity) this.#homes.home[id] = to * 2 + parity;
+      if (this.#shared.home[id] === from * 2 + parity) this.#shared.home[id] = to * 2 + parity;
       hole = row;
     }
     table.fill(0, hole << this.shift, (hole + 1) << this.shift);
@@ -216,7 +237,7 @@ export class Subtable {
     if (this.draining) this.drain(this.#drainLeft);
     this.old = this.table;
     this.oldRowMask = this.rowMask;
-    this.table = new Int32Array(rows << this.shift);
+    this.table = makeTable(rows, this.shift);
     this.rowMask = rows - 1;
     this.parity ^= 1;
     let free = 0;
@@ -237,8 +258,12 @@ export class Subtable {
       const at = this.#cursor << this.shift;
       const id = old[at]! - 1;
       // A row that a deletion shifted back under the walk was moved before: its home says so.
-      if (id >= 0 && this.#homes.home[id] === at * 2 + (this.parity ^ 1))
-        this.#place(id, old[at + ENTRY_VERDICT]!, old, at + ENTRY_KEY);
+      if (id < 0 || this.#shared.home[id] !== at * 2 + (this.parity ^ 1)) continue;
+      const to = this.#place(id, old[at + ENTRY_VERDICT]!, old, at + ENTRY_KEY);
+      this.table[to + ENTRY_TALLY] = old[at + ENTRY_TALLY]!;
+      this.table[to + ENTRY_BYTES] = old[at + ENTRY_BYTES]!;
+      old[at + ENTRY_TALLY] = 0;
+      old[at + ENTRY_BYTES] = 0;
     }
     if (this.#drainLeft === 0) {
       this.draining = false;

@@ -42,9 +42,55 @@ const SNAP = 0xaaaa0300 | 0;
 const IPPROTO_TCP = key.IPPROTO_TCP;
 const IPPROTO_UDP = key.IPPROTO_UDP;
 
-/** Parses packets 0..count-1 of the batch. `need` (parse/need.ts) says which words are asked for. */
+/**
+ * Parses packets 0..count-1 of the batch. `need` (parse/need.ts) says which words are asked for.
+ *
+ * The commonest packet, untagged IPv4 without options or fragments carrying whole TCP or UDP, is read here with all arrays
+ * in locals, at half the cost of a call to `parsePacket`; a test holds both to the same results.
+ */
 export const parseBurst = (batch: PacketBatch, count: number, need: number): void => {
-  for (let slot = 0; slot < count; slot++) parsePacket(batch, slot, need);
+  const { view, keys, start, headLength, length, l3, l4 } = batch;
+  const plain = (need & (NETWORK | WIDE)) === NETWORK;
+  const addresses = (need & ADDRESSES) !== 0;
+  for (let slot = 0; slot < count; slot++) {
+    const at = start[slot]!;
+    const head = headLength[slot]!;
+    if (plain && head >= 42 && view.getUint16(at + 12) === ETH_IPV4) {
+      const row = slot * KEY_WORDS;
+      const first = view.getInt32(at + 14);
+      const total = first & 0xffff;
+      const padding = length[slot]! - 14 - total;
+      const life = view.getUint16(at + 22);
+      const protocol = life & 0xff;
+      if (
+        (first & 0x0f000000) === 0x05000000 &&
+        total >= 28 &&
+        padding >= 0 &&
+        padding <= 0xffff &&
+        (view.getUint16(at + 20) & 0x3fff) === 0 &&
+        (protocol === IPPROTO_UDP || (protocol === IPPROTO_TCP && total >= 40 && head >= 54))
+      ) {
+        keys[row + 1] = 0;
+        if (addresses) {
+          keys[row + 2] = view.getInt32(at);
+          keys[row + 3] = view.getInt32(at + 4);
+          keys[row + 4] = view.getInt32(at + 8);
+        }
+        keys[row + 5] = 0;
+        keys[row + 6] = 0;
+        keys[row + 7] = (ETH_IPV4 << 16) | (protocol << 8);
+        keys[row + 8] = view.getInt32(at + 26);
+        keys[row + 9] = view.getInt32(at + 30);
+        keys[row + 10] = view.getInt32(at + 34);
+        const flags = protocol === IPPROTO_TCP ? view.getUint16(at + 46) & 0xfff : 0;
+        keys[row + 11] = ((first & 0xff0000) << 8) | ((life & 0xff00) << 8) | flags;
+        l3[slot] = 14;
+        l4[slot] = 34;
+        continue;
+      }
+    }
+    parsePacket(batch, slot, need);
+  }
 };
 
 /** Parses one packet. Sets l3 and l4 to 0 where the need or the packet has none. */

@@ -1,7 +1,15 @@
 import test from 'ava';
 import { KEY_WORDS, W_IN_PORT } from '#contract/flow-key.ts';
 import { PacketBatch, WINDOW } from '#datapath/packet/batch.ts';
-import { NEED_ADDRESSES, NEED_ALL, NEED_NETWORK, NEED_NOTHING, NEED_TAGS, NEED_WIDE, needOf } from '#datapath/parse/need.ts';
+import {
+  NEED_ADDRESSES,
+  NEED_ALL,
+  NEED_NETWORK,
+  NEED_NOTHING,
+  NEED_TAGS,
+  NEED_WIDE,
+  needOf,
+} from '#datapath/parse/need.ts';
 import { parsePacket } from '#datapath/parse/parse.ts';
 import { Arena, fillSlot } from '../../support/datapath-rig.ts';
 import { makeFrame, mangle, Random } from '../../support/random-frames.ts';
@@ -36,7 +44,9 @@ test('keys of random frames, whole and mangled, equal those of the plain parser'
       t.deepEqual(got, want, `frame ${i}: ${hex(frame)}`);
       return;
     }
-    seen.add(`${expected.key[7]! >>> 16}/${(expected.key[7]! >>> 8) & 0xff}/${expected.key[7]! & 3}/${expected.l4 > 0}`);
+    seen.add(
+      `${expected.key[7]! >>> 16}/${(expected.key[7]! >>> 8) & 0xff}/${expected.key[7]! & 3}/${expected.l4 > 0}`,
+    );
   }
   t.true(seen.size > 40, `kinds of packets: ${seen.size}`);
 });
@@ -47,7 +57,10 @@ test('each need fills its own words and leaves no doubt in them', (t) => {
     [NEED_ADDRESSES, [2, 3, 4]],
     [NEED_TAGS, [5, 6]],
     [NEED_NETWORK | NEED_TAGS, [5, 6, 7, 8, 9, 10, 11]],
-    [NEED_NETWORK | NEED_TAGS | NEED_WIDE, [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25]],
+    [
+      NEED_NETWORK | NEED_TAGS | NEED_WIDE,
+      [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25],
+    ],
   ];
   for (let i = 0; i < 8000; i++) {
     const frame = random.chance(30) ? mangle(random, makeFrame(random)) : makeFrame(random);
@@ -57,7 +70,8 @@ test('each need fills its own words and leaves no doubt in them', (t) => {
       for (const word of list) {
         if (some.key[word - 1] !== all.key[word - 1]) t.fail(`need ${need}, word ${word}, frame ${hex(frame)}`);
       }
-      if (need === NEED_TAGS && some.key[6] !== all.key[6]! - (all.key[6]! & 0xffff)) t.fail(`dl_type of ${hex(frame)}`);
+      if (need === NEED_TAGS && some.key[6] !== all.key[6]! - (all.key[6]! & 0xffff))
+        t.fail(`dl_type of ${hex(frame)}`);
     }
   }
   t.pass();
