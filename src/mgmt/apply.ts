@@ -1,7 +1,7 @@
 /** One configuration change carried out on the switch, with the way back. */
 import type { BridgeApi, BridgeSpec, FlowMod, PortSpec, PortView, SwitchApi } from '#ofproto/api.ts';
 import { flowText, groupAdd } from './flow-text.ts';
-import type { BridgeRecord, ConfigChange, PortRecord } from './model.ts';
+import type { BridgeRecord, Columns, ConfigChange, PortRecord } from './model.ts';
 
 export interface Outcome {
   /** The change as it came out: with the OpenFlow port number in use. */
@@ -21,11 +21,14 @@ export const bridgeSpec = (record: BridgeRecord): BridgeSpec => ({
   otherConfig: record.otherConfig,
 });
 
+const pick = (columns: Columns, key: string): Columns => (columns[key] === undefined ? {} : { [key]: columns[key] });
+
 /** What ofproto gets: a number that is in use already is asked for again. */
 const portSpec = (record: PortRecord): PortSpec => ({
   name: record.name,
   type: record.type,
-  options: record.options,
+  // The data plane reads it among a port's options.
+  options: { ...record.options, ...pick(record.otherConfig, 'pmd-rxq-affinity') },
   ofportRequest: record.ofportRequest || record.ofport,
   tag: record.tag,
   trunks: record.trunks,

@@ -4,13 +4,13 @@ import type { BridgeRecord, ConfigChange, Model, PortRecord } from './model.ts';
 import { BRIDGE_OPTIONS, checkOptions, PORT_OPTIONS, SWITCH_OPTIONS } from './options.ts';
 
 /** Names go into paths, flow texts and OpenFlow port descriptions. */
-const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,62}$/;
+const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,62}$/;
 
 function checkName(name: string, what: string): void {
   if (NAME.test(name)) return;
   throw new RequestError('bad_name', `"${name}" is not a valid ${what} name`, {
     field: 'name',
-    hint: 'use up to 63 letters, digits, and _ . : @ + -, not starting with a sign',
+    hint: 'use up to 63 letters, digits, and _ . : @ -, starting with a letter, a digit or _',
   });
 }
 

@@ -29,30 +29,44 @@ export interface ManagerLog extends StoreLog {
   info(details: object, message: string): void;
 }
 
+/** The switch with what only management needs of it. */
+export interface ManagedSwitch extends SwitchApi {
+  /** Open_vSwitch other_config, at start and after each change. */
+  setOptions?(otherConfig: Columns): void;
+  /** The stored configuration is in force: megaflows of before may be held against it. */
+  restored?(): Promise<void>;
+}
+
+/** The data plane; a new `pid` means a new process, which has no options yet. */
+export interface ManagedDatapath extends Datapath {
+  readonly pid?: number;
+}
+
 export interface ManagerParts {
-  readonly switch: SwitchApi;
-  readonly datapath: Datapath;
+  readonly switch: ManagedSwitch;
+  readonly datapath: ManagedDatapath;
   /** Folder of the stored configuration. */
   readonly config: string;
   readonly log: ManagerLog;
-  /** Told the Open_vSwitch other_config at start and after each change, beside the data plane. */
-  readonly onOptions?: (otherConfig: Columns) => void;
 }
+
+/** ms between looks whether the data plane is a new process. */
+const WATCH_INTERVAL = 250;
 
 /** Flows and mods stored in one record. */
 const CHUNK = 5_000;
 
 export class Manager {
-  readonly switch: SwitchApi;
-  readonly datapath: Datapath;
+  readonly switch: ManagedSwitch;
+  readonly datapath: ManagedDatapath;
   readonly #config: string;
   readonly #log: ManagerLog;
-  readonly #onOptions: (otherConfig: Columns) => void;
   #store: Store | undefined;
   #model: Model = emptyModel('');
   #generation = 1;
   #queue: Promise<unknown> = Promise.resolve();
   #compacting = false;
+  #watch: NodeJS.Timeout | undefined;
   /** Why a configured port is not running: `bridge/port` → reason. */
   readonly #portErrors = new Map<string, string>();
   /** When a port was set up, ms of the monotonic clock: `bridge/port`; a bridge's own port has the bridge's name. */
@@ -63,7 +77,6 @@ export class Manager {
     this.datapath = parts.datapath;
     this.#config = parts.config;
     this.#log = parts.log;
-    this.#onOptions = parts.onOptions ?? (() => undefined);
   }
 
   get model(): Model {
@@ -105,7 +118,9 @@ export class Manager {
         this.#note({ kind: 'SetBridge', record: bridge });
         for (const record of ports.values()) {
           try {
-            await apply(this.switch, { kind: 'SetPort', bridge: name, record });
+            // The number in use comes back, whatever was asked for.
+            const spec = { ...record, ofportRequest: record.ofport || record.ofportRequest };
+            await apply(this.switch, { kind: 'SetPort', bridge: name, record: spec });
             this.#note({ kind: 'SetPort', bridge: name, record });
           } catch (error) {
             this.#portErrors.set(`${name}/${record.name}`, (error as Error).message);
@@ -116,10 +131,14 @@ export class Manager {
       }
     });
     if (model.bridges.size === 0 && defaults.length > 0) await this.transact(defaults);
+    await this.switch.restored?.();
     if (store.wantsCompaction) await this.compact();
+    this.#watchDatapath();
   }
 
+  /** Waits for what is under way, then closes the store. */
   async stop(): Promise<void> {
+    clearInterval(this.#watch);
     await this.#queue;
     await this.#store?.close();
   }
@@ -191,9 +210,18 @@ export class Manager {
     await stored.done;
   }
 
-  /** Hands the stored options to a data plane that has just come back. */
-  async reapplyOptions(): Promise<void> {
-    await this.#exclusive(() => this.#pushOptions());
+  /** Hands the stored options to every new data plane. */
+  #watchDatapath(): void {
+    let pid = this.datapath.pid;
+    let connected = this.datapath.connected;
+    this.#watch = setInterval(() => {
+      const { datapath } = this;
+      const fresh = datapath.connected && (!connected || datapath.pid !== pid);
+      pid = datapath.pid;
+      connected = datapath.connected;
+      if (fresh) void this.#exclusive(() => this.#pushOptions());
+    }, WATCH_INTERVAL);
+    this.#watch.unref();
   }
 
   /** Writes a snapshot of all there is. @throws Error when it cannot be written; the journal goes on then. */
@@ -230,7 +258,7 @@ export class Manager {
 
   async #pushOptions(): Promise<void> {
     const { otherConfig } = this.#model.switch;
-    this.#onOptions(otherConfig);
+    this.switch.setOptions?.(otherConfig);
     if (!this.datapath.connected) return;
     await this.datapath
       .setOptions(otherConfig)
@@ -270,7 +298,7 @@ export class Manager {
     const set = async (otherConfig: Columns): Promise<void> => {
       // A data plane that is away gets the options when it is back.
       if (this.datapath.connected) await this.datapath.setOptions(otherConfig);
-      this.#onOptions(otherConfig);
+      this.switch.setOptions?.(otherConfig);
     };
     const before = this.#model.switch.otherConfig;
     await set(change.record.otherConfig);

@@ -27,28 +27,25 @@ export type OptionTable = Readonly<Record<string, Key>>;
 export const SWITCH_OPTIONS: OptionTable = {
   'pmd-cpu-mask': mask,
   'pmd-rxq-assign': oneOf('cycles', 'roundrobin', 'group'),
-  'pmd-rxq-isolate': bool,
-  'pmd-sleep-max': number(0, 10_000_000),
-  'pmd-auto-lb': bool,
-  'emc-insert-inv-prob': number(0, 4_294_967_295),
+  'pmd-sleep-max': number(0, 99_999),
   'max-idle': number(500, 4_294_967_295),
-  'max-revalidator': number(100, 4_294_967_295),
-  'flow-limit': number(0, 262_144),
+  'flow-limit': number(1, 262_144),
 };
 
 export const BRIDGE_OPTIONS: OptionTable = {
   hwaddr: mac,
   'datapath-id': pattern(/^(0x)?[0-9a-fA-F]{1,16}$/, 'up to 16 hexadecimal digits'),
   'mac-aging-time': number(15, 3600),
-  'mac-table-size': number(10, 1_000_000),
+  'mac-table-size': number(1, 1_000_000),
   'forward-bpdu': bool,
-  'dp-desc': pattern(/^.{0,255}$/, 'at most 255 characters'),
 };
 
 /** Port and Interface other_config: a port has one interface here. */
 export const PORT_OPTIONS: OptionTable = {
   'pmd-rxq-affinity': pattern(/^\d+:\d+(,\d+:\d+)*$/, 'pairs of rx queue and core, for example 0:1,1:3'),
   'priority-tags': oneOf('never', 'if-nonzero', 'always', 'true', 'false'),
+  'qinq-ethtype': oneOf('802.1ad', '802.1q'),
+  protected: bool,
 };
 
 /**
@@ -63,7 +60,11 @@ export function checkOptions(table: OptionTable, columns: Columns, before: Colum
       const near = nearest(key, Object.keys(table));
       throw new RequestError('unknown_option', `${field}: unknown key "${key}"`, {
         field: `${field}.${key}`,
-        hint: near ? `did you mean ${near}?` : `known keys: ${Object.keys(table).join(', ')}`,
+        hint: near
+          ? `did you mean ${near}?`
+          : key.startsWith('dpdk-')
+            ? 'there is no DPDK here: leave it out'
+            : `known keys: ${Object.keys(table).join(', ')}`,
       });
     }
     if (!known.test(value)) {

@@ -11,13 +11,20 @@ const FLOW_FILTER = {
   filter: 'Flows to take, as ovs-ofctl dump-flows has it: table, cookie/mask, match fields, out_port, out_group.',
 } as const;
 
-/** Runs `work`; with a text body errors name the line instead of the index. */
+/** Runs `work`; errors name the field of the request: `mods[3].flow`, or with a text body the line. */
 async function withLines(lines: readonly number[] | undefined, work: () => Promise<void>): Promise<void> {
   try {
     await work();
   } catch (error) {
-    throw lines ? byLine(error, lines) : error;
+    throw lines ? byLine(error, lines) : byMod(error);
   }
+}
+
+function byMod(error: unknown): unknown {
+  if (!(error instanceof RequestError)) return error;
+  const { code, message, hint, status } = error;
+  const field = error.field.replace(/^flows(\[\d+\])/, 'mods$1.flow').replace(/^groups(\[\d+\])/, 'mods$1.group');
+  return new RequestError(code, message, { field, hint, status });
 }
 
 const flowMods = (body: unknown): { mods: FlowMod[]; lines?: number[] } => {
@@ -77,13 +84,14 @@ export const openflowRoutes: readonly Route[] = [
       const bridge = manager.bridge(params.name!);
       const file = typeof body === 'string' ? parseFlowFile(body) : undefined;
       const texts = file ? file.mods.map((mod) => mod.flow) : ((body as { flows?: string[] }).flows ?? []);
-      let applied = 0;
-      await withLines(file?.lines, async () => {
-        const mods = replaceMods(bridge, texts);
-        applied = mods.length;
-        if (applied > 0) await manager.modifyFlows(params.name!, mods);
-      });
-      return { applied };
+      let mods: FlowMod[];
+      try {
+        mods = replaceMods(bridge, texts);
+      } catch (error) {
+        throw file ? byLine(error, file.lines) : error;
+      }
+      if (mods.length > 0) await manager.modifyFlows(params.name!, mods);
+      return { applied: mods.length };
     },
   },
   {
