@@ -10,12 +10,12 @@ import { type Match, prerequisites } from './match.ts';
  * @throws RequestError OFPBAC_MATCH_INCONSISTENT or OFPBIC_BAD_TABLE_ID.
  */
 export function checkActions(actions: readonly Action[], match: Match, table: number): void {
-  checkList(actions, match, table, (match.values[W_VLAN]! & match.masks[W_VLAN]! & VLAN_PRESENT) !== 0);
+  checkList(actions, match, table, (match.values[W_VLAN]! & match.masks[W_VLAN]! & VLAN_PRESENT) === 0 ? 0 : 1);
 }
 
-function checkList(actions: readonly Action[], match: Match, table: number, tagged: boolean): void {
+function checkList(actions: readonly Action[], match: Match, table: number, tags: number): void {
   const need = (what: string, names: readonly PrerequisiteName[]): void => {
-    if (names.some((name) => (name === 'vlan' ? tagged : prerequisites[name].holds(match)))) return;
+    if (names.some((name) => (name === 'vlan' ? tags > 0 : prerequisites[name].holds(match)))) return;
     const fix = names.map((name) => prerequisites[name].fix).join(' or ');
     throw inconsistent('OFPBAC_MATCH_INCONSISTENT', `${what} needs ${fix} in the match`);
   };
@@ -26,7 +26,7 @@ function checkList(actions: readonly Action[], match: Match, table: number, tagg
     switch (action.kind) {
       case 'set_field':
         field(action.form, action.field);
-        if (action.field.name === 'vlan_tci') tagged ||= (action.value & action.mask & BigInt(VLAN_PRESENT)) !== 0n;
+        if (action.field.name === 'vlan_tci' && action.value & BigInt(VLAN_PRESENT)) tags ||= 1;
         break;
       case 'move':
         field('move from', action.source.field);
@@ -44,12 +44,14 @@ function checkList(actions: readonly Action[], match: Match, table: number, tagg
         need('dec_ttl', ['ip']);
         break;
       case 'push_vlan':
+        tags++;
+        break;
       case 'mod_vlan_vid':
       case 'mod_vlan_pcp':
-        tagged = true;
+        tags ||= 1;
         break;
       case 'pop_vlan':
-        tagged = false;
+        if (tags > 0) tags--;
         break;
       case 'goto_table':
         if (action.table <= table) {
@@ -57,7 +59,7 @@ function checkList(actions: readonly Action[], match: Match, table: number, tagg
         }
         break;
       case 'write_actions':
-        checkList(action.actions, match, table, tagged);
+        checkList(action.actions, match, table, tags);
         break;
     }
   }

@@ -27,7 +27,8 @@ export function formatActions(actions: readonly Action[], names?: PortNames): st
   return actions.map(text).join(',');
 }
 
-function formatAction(action: Action, names?: PortNames): string {
+/** One action by itself. */
+export function formatAction(action: Action, names?: PortNames): string {
   switch (action.kind) {
     case 'output':
       return formatOutput(action.port, action.maxLen, names);
@@ -61,9 +62,7 @@ function formatAction(action: Action, names?: PortNames): string {
     case 'clear_actions':
       return action.kind;
     case 'write_actions':
-      return action.actions.length === 0
-        ? 'write_actions(drop)'
-        : `write_actions(${formatActions(action.actions, names)})`;
+      return `write_actions(${formatActions(action.actions, names)})`;
     case 'write_metadata': {
       const whole = action.mask === (1n << 64n) - 1n;
       return `write_metadata:${hex(action.value)}${whole ? '' : `/${hex(action.mask)}`}`;
@@ -143,7 +142,7 @@ function formatSet({ form, field, value, mask }: SetFieldAction): string[] {
 }
 
 /** One load for each run of mask bits, the lowest first; a load takes 64 bits at most. */
-function formatLoads(field: Field, value: bigint, mask: bigint): string[] {
+export function formatLoads(field: Field, value: bigint, mask: bigint): string[] {
   const loads: string[] = [];
   const all = (1n << BigInt(field.subfieldBits)) - 1n;
   const wanted = mask === field.fullMask ? all : mask & all;

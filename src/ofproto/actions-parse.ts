@@ -59,7 +59,9 @@ function parseList(text: string, names: PortNames): Action[] {
     takesNothing(terms[0]!);
     return [];
   }
-  return terms.map((term) => parseAction(term, names));
+  const actions = terms.map((term) => parseAction(term, names));
+  // As in OVS: an empty set to write is nothing to do.
+  return actions.filter((action) => action.kind !== 'write_actions' || action.actions.length > 0);
 }
 
 function parseAction(term: Term, names: PortNames): Action {

@@ -6,8 +6,10 @@ import { hex } from './text.ts';
 
 export const formatMac = (value: bigint): string => value.toString(16).padStart(12, '0').match(/../g)!.join(':');
 
-export const formatIpv4 = (value: bigint): string =>
-  [24n, 16n, 8n, 0n].map((shift) => (value >> shift) & 0xffn).join('.');
+export const formatIpv4 = (value: bigint): string => {
+  const word = Number(value);
+  return `${word >>> 24}.${(word >>> 16) & 255}.${(word >>> 8) & 255}.${word & 255}`;
+};
 
 /** RFC 5952, with the last 32 bits dotted where glibc's inet_ntop(3) does: ::/96 and ::ffff:0:0/96. */
 export function formatIpv6(value: bigint): string {

@@ -94,11 +94,17 @@ function parseMac(field: Field, text: string, valueText: string, maskText: strin
   return { value, mask };
 }
 
+const QUAD = /^([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3})$/;
+
 /** 32-bit number of a dotted quad, or undefined; an octet above 255 is none. */
 export function ipv4Number(text: string): bigint | undefined {
-  if (!/^[0-9]{1,3}(\.[0-9]{1,3}){3}$/.test(text)) return undefined;
-  const octets = text.split('.').map(Number);
-  return octets.some((octet) => octet > 255) ? undefined : BigInt(octets.reduce((sum, octet) => sum * 256 + octet, 0));
+  const found = QUAD.exec(text);
+  if (!found) return undefined;
+  const a = Number(found[1]);
+  const b = Number(found[2]);
+  const c = Number(found[3]);
+  const d = Number(found[4]);
+  return a > 255 || b > 255 || c > 255 || d > 255 ? undefined : BigInt(((a << 24) | (b << 16) | (c << 8) | d) >>> 0);
 }
 
 /** 128-bit number of an IPv6 address, or undefined. */

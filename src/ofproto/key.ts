@@ -42,6 +42,8 @@ const ones = (bits: number): number => (bits === 32 ? 0xffffffff : 2 ** bits - 1
 
 /** Value of a field in a row of OF_KEY_WORDS words. */
 export function readField(row: Uint32Array, field: Field): bigint {
+  const only = field.pieces[0]!;
+  if (field.pieces.length === 1) return BigInt(((row[only.word]! >>> only.shift) & ones(only.bits)) >>> 0);
   let value = 0n;
   for (const { word, shift, bits } of field.pieces) {
     value = (value << BigInt(bits)) | BigInt(((row[word]! >>> shift) & ones(bits)) >>> 0);
@@ -49,8 +51,22 @@ export function readField(row: Uint32Array, field: Field): bigint {
   return value;
 }
 
+/** Whether any bit of a field is set in a row. */
+export function hasField(row: Uint32Array, { pieces }: Field): boolean {
+  for (let i = 0; i < pieces.length; i++) {
+    const { word, shift, bits } = pieces[i]!;
+    if (((row[word]! >>> shift) & ones(bits)) !== 0) return true;
+  }
+  return false;
+}
+
 /** The words that set the bits `mask` of a field to those of `value`. */
 export function fieldWrites(field: Field, value: bigint, mask: bigint): WordWrite[] {
+  const { word, shift, bits } = field.pieces[0]!;
+  if (field.pieces.length === 1) {
+    const on = (Number(mask) & ones(bits)) >>> 0;
+    return on === 0 ? [] : [{ word, value: ((Number(value) & on) << shift) >>> 0, mask: (on << shift) >>> 0 }];
+  }
   const writes: WordWrite[] = [];
   let below = field.bits;
   for (const { word, shift, bits } of field.pieces) {

@@ -2,6 +2,7 @@
 import { ETH_ARP, ETH_IPV4, ETH_IPV6, ETH_RARP, VLAN_PRESENT, W_VLAN } from '#contract/flow-key.ts';
 import { formatFieldValue } from './field-format.ts';
 import { fieldOf } from './fields.ts';
+import { hasField } from './key.ts';
 import { getMatch, type Match, matchedEthType, matchedProtocol } from './match.ts';
 import { protocolWords } from './match-parse.ts';
 import type { PortNames } from './ofp-port.ts';
@@ -23,6 +24,7 @@ export function formatMatch(match: Match, names?: PortNames): string {
   const out: string[] = [];
   const put = (name: string, as = name): void => {
     const field = fieldOf(name);
+    if (!hasField(match.masks, field)) return;
     const { value, mask } = getMatch(match, field);
     if (mask === 0n) return;
     if (name === 'ipv6_label') {

@@ -12,24 +12,39 @@ export interface Term {
   readonly delimiter: string;
 }
 
-const SEPARATORS = ', \t\r\n';
+/** What a character means between terms; anything else belongs to a word. */
+const SEPARATOR = 1;
+const DELIMITER = 2;
+const QUOTE = 3;
+const classes = new Uint8Array(128);
+for (const c of ', \t\r\n') classes[c.charCodeAt(0)] = SEPARATOR;
+for (const c of ':=(') classes[c.charCodeAt(0)] = DELIMITER;
+classes['"'.charCodeAt(0)] = QUOTE;
+const OPEN = '('.charCodeAt(0);
+const CLOSE = ')'.charCodeAt(0);
+
+const classAt = (text: string, at: number): number => classes[text.charCodeAt(at)] ?? 0;
 
 /**
  * Splits `key`, `key=value`, `key:value` and `key(value)` at commas and blanks outside of parentheses and quotes.
  * @throws RequestError when those do not pair up or the text is too long.
  */
 export function splitTerms(text: string): Term[] {
-  if (text.length > MAX_TEXT)
+  if (text.length > MAX_TEXT) {
     throw new RequestError('too_long', `text of ${text.length} characters, at most ${MAX_TEXT} are allowed`);
+  }
   const terms: Term[] = [];
   let at = 0;
   for (;;) {
-    while (at < text.length && SEPARATORS.includes(text[at]!)) at++;
+    while (at < text.length && classAt(text, at) === SEPARATOR) at++;
     if (at >= text.length) return terms;
     const start = at;
-    while (at < text.length && !':=('.includes(text[at]!) && !SEPARATORS.includes(text[at]!)) at = step(text, at);
+    for (let kind = classAt(text, at); at < text.length && kind !== SEPARATOR && kind !== DELIMITER; ) {
+      at = kind === QUOTE ? afterQuote(text, at) : at + 1;
+      kind = classAt(text, at);
+    }
     const key = text.slice(start, at);
-    const delimiter = at < text.length && ':=('.includes(text[at]!) ? text[at]! : '';
+    const delimiter = at < text.length && classAt(text, at) === DELIMITER ? text[at]! : '';
     if (delimiter === '') {
       terms.push({ key, value: undefined, delimiter });
       continue;
@@ -41,9 +56,8 @@ export function splitTerms(text: string): Term[] {
   }
 }
 
-/** The next place after a character, or after a whole string in double quotes (a port name). */
-function step(text: string, at: number): number {
-  if (text[at] !== '"') return at + 1;
+/** The place behind a string in double quotes (a port name). */
+function afterQuote(text: string, at: number): number {
   for (let end = at + 1; end < text.length; end++) {
     if (text[end] === '\\') end++;
     else if (text[end] === '"') return end + 1;
@@ -54,12 +68,14 @@ function step(text: string, at: number): number {
 /** End of a value: the next separator outside parentheses, or just after the closing one where `depth` starts at 1. */
 function valueEnd(text: string, from: number, depth: number): number {
   const inParentheses = depth === 1;
-  for (let at = from; at < text.length; at = step(text, at)) {
-    const c = text[at]!;
-    if (c === '(') depth++;
-    else if (c === ')' && --depth === 0 && inParentheses) return at + 1;
+  for (let at = from; at < text.length; ) {
+    const c = text.charCodeAt(at);
+    const kind = classes[c];
+    if (c === OPEN) depth++;
+    else if (c === CLOSE && --depth === 0 && inParentheses) return at + 1;
     else if (depth < 0) break;
-    else if (depth === 0 && SEPARATORS.includes(c)) return at;
+    else if (depth === 0 && kind === SEPARATOR) return at;
+    at = kind === QUOTE ? afterQuote(text, at) : at + 1;
   }
   if (depth !== 0) throw new RequestError('bad_syntax', `unbalanced parentheses in "${clip(text)}"`);
   return text.length;

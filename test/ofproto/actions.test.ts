@@ -95,7 +95,7 @@ test('what OpenFlow 1.0 cannot say is printed as it is read', (t) => {
   for (const text of [
     'push_vlan:0x8100,mod_vlan_vid:5,output:1',
     'output:1,clear_actions,write_actions(output:2),write_metadata:0x5/0xff,goto_table:2',
-    'write_actions(drop)',
+    'write_actions(output:1,group:3)',
     'load:0x1122->NXM_OF_ETH_DST[24..47]',
   ]) {
     t.is(formatActions(parseActions(text)), text);

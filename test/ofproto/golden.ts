@@ -4,6 +4,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { formatActions } from '#ofproto/actions-format.ts';
+import { formatActions13 } from '#ofproto/actions-format13.ts';
 import { RequestError } from '#ofproto/api.ts';
 import { parseFlowMod } from '#ofproto/flow-parse.ts';
 import { formatMatch } from '#ofproto/match-format.ts';
@@ -33,6 +34,12 @@ export const portNames: PortNames = {
 export function canonicalFlow(text: string): string {
   const { match, actions } = parseFlowMod('add', text, portNames);
   return `${formatMatch(match)} actions=${formatActions(actions)}`.trimStart();
+}
+
+/** The same in the terms of OpenFlow 1.3. */
+export function canonicalFlow13(text: string): string {
+  const { match, actions } = parseFlowMod('add', text, portNames);
+  return `${formatMatch(match)} actions=${formatActions13(actions, match)}`.trimStart();
 }
 
 /** The message of the RequestError that `run` throws, or `undefined` when it does not; other errors are let through. */
