@@ -4,7 +4,17 @@
  * Requests are answered in order and one at a time, as the protocol has it; what the back end says unasked ends the
  * connection.
  */
-import { close, EAGAIN, errnoName, READABLE, recvWithFds, sendWithFds, Watcher, WRITABLE } from '#contract/os.ts';
+import {
+  close,
+  EAGAIN,
+  ECONNRESET,
+  errnoName,
+  READABLE,
+  recvWithFds,
+  sendWithFds,
+  Watcher,
+  WRITABLE,
+} from '#contract/os.ts';
 import { decodeU64, encodeRequest, FLAG_REPLY, MESSAGES, type Message, MessageReader } from '#ports/vhost-user/wire.ts';
 
 interface Waiter {
@@ -14,10 +24,12 @@ interface Waiter {
 }
 
 const nameOf = (request: number): string => MESSAGES.get(request)?.name ?? `request ${request}`;
+const HUNG_UP = 'the switch hung up';
 const empty = new Uint8Array(0);
 
 export class Connection {
-  readonly #fd: number;
+  /** The socket, for as long as the connection stands. */
+  readonly fd: number;
   readonly #replyMs: number;
   readonly #watcher: Watcher;
   readonly #reader = new MessageReader();
@@ -32,7 +44,7 @@ export class Connection {
 
   /** @param fd a connected, non-blocking socket; owned from here on. */
   constructor(fd: number, replyMs: number) {
-    this.#fd = fd;
+    this.fd = fd;
     this.#replyMs = replyMs;
     this.#watcher = new Watcher((_fd, events) => this.#ready(events));
     this.#watcher.add(fd, READABLE);
@@ -70,7 +82,7 @@ export class Connection {
     if (this.#closed) return;
     this.#closed = true;
     this.#watcher.close();
-    close(this.#fd);
+    close(this.fd);
     const waiter = this.#waiter;
     this.#waiter = undefined;
     waiter?.reject(new Error(`connection lost: ${reason}`));
@@ -105,9 +117,9 @@ export class Connection {
       const head = this.#queue[0]!;
       const fds = head.at === 0 ? head.fds : [];
       const left = head.bytes.length - head.at;
-      const sent = sendWithFds(this.#fd, head.bytes, head.at, left, Int32Array.from(fds), fds.length);
+      const sent = sendWithFds(this.fd, head.bytes, head.at, left, Int32Array.from(fds), fds.length);
       if (sent === -EAGAIN) {
-        this.#watcher.modify(this.#fd, READABLE | WRITABLE);
+        this.#watcher.modify(this.fd, READABLE | WRITABLE);
         return;
       }
       if (sent < 0) {
@@ -119,17 +131,18 @@ export class Connection {
       head.at += sent;
       if (head.at === head.bytes.length) this.#queue.shift();
     }
-    if (!this.#closed) this.#watcher.modify(this.#fd, READABLE);
+    if (!this.#closed) this.#watcher.modify(this.fd, READABLE);
   }
 
   #receive(): void {
     const input = this.#input;
     while (!this.#closed) {
-      const got = recvWithFds(this.#fd, input, 0, Math.min(this.#reader.want, input.length), this.#fds);
+      const got = recvWithFds(this.fd, input, 0, Math.min(this.#reader.want, input.length), this.#fds);
       if (got === -EAGAIN) return;
+      if (got === -ECONNRESET) return this.close(HUNG_UP);
       if (got < 0) return this.close(`receiving failed: ${errnoName(got)}`);
       for (let i = 1; i <= this.#fds[0]!; i++) close(this.#fds[i]!);
-      if (got === 0) return this.close('the switch hung up');
+      if (got === 0) return this.close(HUNG_UP);
       try {
         const message = this.#reader.push(input.subarray(0, got));
         if (message) this.#take(message);

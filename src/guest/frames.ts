@@ -111,7 +111,7 @@ const writeIpv4 = (
   put16(u8, at + 12, TYPE_IPV4);
   put16(u8, at + 14, 0x4500);
   put16(u8, at + 16, length - ETH_BYTES);
-  put32(u8, at + 18, 0);
+  put32(u8, at + 18, 0x4000);
   put16(u8, at + 22, 0x4000 | protocol);
   put16(u8, at + 24, 0);
   put32(u8, at + 26, from);

@@ -104,10 +104,10 @@ export class GuestMemory {
 
 function splitFile(file: MemoryFile, buffersAt: number, splits: number): MemoryRegion[] {
   const regions: MemoryRegion[] = [];
-  const step = roundUp((file.size - buffersAt) / splits, PAGE);
+  const step = Math.floor((file.size - buffersAt) / splits / PAGE) * PAGE;
   let start = 0;
-  for (let i = 1; i <= splits && start < file.size; i++) {
-    const end = i === splits ? file.size : Math.min(file.size, buffersAt + i * step);
+  for (let i = 1; i <= splits; i++) {
+    const end = i === splits ? file.size : buffersAt + i * step;
     regions.push({
       guestAddress: file.guestAddress + start,
       size: end - start,

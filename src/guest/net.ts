@@ -4,7 +4,9 @@
  *
  * Enough network for demos and tests, not a stack: no fragments, no options, no retransmission, one peer. Frames are read
  * and written in port memory. The stream carries a sequence number and the sender's time stamp counter, which all cores of
- * a machine share, so the receiver knows loss, order and one-way latency.
+ * a machine share, so the receiver knows loss, order and one-way latency. It acknowledges every burst, and the sender keeps
+ * at most `window` frames under way: the stream runs as fast as both ends and the switch allow without flooding a queue. A
+ * window that nobody acknowledges for STALL_MS is given up and sent anew, as when a flow drops the stream.
  *
  * Counters are float64 slots, in shared memory where the caller wants that; this host is their only writer.
  */
@@ -50,6 +52,10 @@ const TWO32 = 2 ** 32;
 
 /** Port number of the measured stream. */
 export const STREAM_PORT = 5001;
+/** Port number of its acknowledgements: the sequence number expected next. */
+export const STREAM_ACK_PORT = 5002;
+const STALL_MS = 10;
+const ACK_BYTES = 60;
 /** Shortest stream frame: headers, sequence number, time stamp. */
 export const STREAM_MIN_BYTES = UDP_PAYLOAD_AT + 16;
 
@@ -101,6 +107,8 @@ export interface HostOptions {
   ip: string;
   /** Whom to ping and stream to. */
   peer: string;
+  /** Stream frames under way, at most; 0 = no limit, acknowledged or not. Default 256. */
+  window?: number;
   /** HOST_SLOTS counters; own ones by default. */
   slots?: Float64Array;
 }
@@ -133,6 +141,9 @@ export class Host {
   #sequence = 0;
   #expected = 0;
   #synced = false;
+  #acknowledged = 0;
+  #progressAt = 0;
+  readonly #window: number;
 
   /** @throws RangeError for an address that is none. */
   constructor(queue: Queue, options: HostOptions) {
@@ -143,6 +154,7 @@ export class Host {
     this.slots = options.slots ?? new Float64Array(HOST_SLOTS);
     if (this.slots.length < HOST_SLOTS)
       throw new RangeError(`slots has ${this.slots.length} counters, ${HOST_SLOTS} are needed`);
+    this.#window = options.window ?? 256;
     this.#cyclesPerMicro = tscHz() / 1e6;
   }
 
@@ -185,10 +197,18 @@ export class Host {
 
   /**
    * Sends up to `max` stream frames of `bytes` each (STREAM_MIN_BYTES to 1514), UDP without a checksum.
-   * @returns frames sent: 0 while the peer's address is not known or the ring is full.
+   * @returns frames sent: 0 while the peer's address is not known, and while the window or the ring is full.
    */
   stream(max: number, bytes: number): number {
     if (!this.#resolved) return 0;
+    if (this.#window > 0) {
+      const left = this.#window - ((this.#sequence - this.#acknowledged) >>> 0);
+      if (left <= 0) {
+        this.#checkStall();
+        return 0;
+      }
+      if (max > left) max = left;
+    }
     const { tx } = this.#queue;
     const n = tx.reserve(max);
     if (n === 0) {
@@ -226,6 +246,7 @@ export class Host {
     const slots = this.slots;
     let bytes = 0;
     let now = 0;
+    let streamed = 0;
     for (let i = 0; i < n; i++) {
       const at = rx.at[i]!;
       const length = rx.length[i]!;
@@ -233,12 +254,16 @@ export class Host {
       if (rx.pieceCount[i] !== 1) continue;
       const kind = kindOf(u8, at, length);
       if (kind === KIND_UDP) {
-        if (length >= UDP_PAYLOAD_AT + 16 && get16(u8, at + L4_AT + 2) === STREAM_PORT) {
+        const port = get16(u8, at + L4_AT + 2);
+        if (port === STREAM_PORT && length >= UDP_PAYLOAD_AT + 16) {
           if (now === 0) {
             sampleTsc();
             now = tscSample[0]!;
           }
-          this.#streamed(u8, at, now, i === n - 1);
+          this.#streamed(u8, at, now, streamed === 0);
+          streamed++;
+        } else if (port === STREAM_ACK_PORT) {
+          this.#progress(get32(u8, at + UDP_PAYLOAD_AT + 4));
         }
       } else if (kind === KIND_ECHO_REQUEST) {
         this.#answerEcho(u8, at, length);
@@ -253,6 +278,7 @@ export class Host {
     slots[RX_PACKETS]! += n;
     slots[RX_BYTES]! += bytes;
     rx.release();
+    if (streamed > 0 && this.#window > 0) this.#acknowledge();
     return n;
   }
 
@@ -270,7 +296,35 @@ export class Host {
     this.#template[L4_AT + 7] = 0;
   }
 
-  /** One frame of the peer's stream; the last of a burst gives the latency. */
+  /** The peer expects `next`: what lies before it has arrived or is lost. */
+  #progress(next: number): void {
+    const ahead = (next - this.#acknowledged) | 0;
+    if (ahead <= 0 || ((this.#sequence - next) | 0) < 0) return;
+    this.#acknowledged = next;
+    sampleTsc();
+    this.#progressAt = tscSample[0]!;
+  }
+
+  #checkStall(): void {
+    sampleTsc();
+    if (tscSample[0]! - this.#progressAt < STALL_MS * 1000 * this.#cyclesPerMicro) return;
+    this.#acknowledged = this.#sequence;
+    this.#progressAt = tscSample[0]!;
+  }
+
+  #acknowledge(): void {
+    const { tx } = this.#queue;
+    if (!this.#resolved || tx.reserve(1) === 0) return;
+    const at = tx.at[0]!;
+    put32(tx.u8, at + UDP_PAYLOAD_AT, 0x52570002);
+    put32(tx.u8, at + UDP_PAYLOAD_AT + 4, this.#expected);
+    tx.u8.fill(0, at + UDP_PAYLOAD_AT + 8, at + ACK_BYTES);
+    writeUdp(tx.u8, at, this.#mac, this.#peerMac, this.#ip, this.#peer, STREAM_PORT, STREAM_ACK_PORT, ACK_BYTES);
+    tx.length[0] = ACK_BYTES;
+    this.#count(tx.send(1), ACK_BYTES);
+  }
+
+  /** One frame of the peer's stream; the first of a burst, which waited longest, gives the latency. */
   #streamed(u8: Uint8Array, at: number, now: number, timed: boolean): void {
     const slots = this.slots;
     const sequence = get32(u8, at + UDP_PAYLOAD_AT + 4);

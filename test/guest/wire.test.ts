@@ -1,22 +1,11 @@
 import test from 'ava';
 import fc from 'fast-check';
 import { type ChainShape, type Feature, openVirtioPort, type PortOptions } from '#guest/index.ts';
+import { noise } from '../support/guest-pair.ts';
 import { GuestWire } from '../support/guest-wire.ts';
 import { removeScratchDir, scratchDir, sleep, until } from '../support/process.ts';
 
 const FEATURES: Feature[] = ['VERSION_1', 'MRG_RXBUF', 'INDIRECT_DESC', 'ANY_LAYOUT', 'EVENT_IDX'];
-
-const noise = (length: number, seed: number): Uint8Array => {
-  const bytes = new Uint8Array(length);
-  let x = (seed * 2654435761) >>> 0 || 1;
-  for (let i = 0; i < length; i++) {
-    x ^= x << 13;
-    x ^= x >>> 17;
-    x ^= x << 5;
-    bytes[i] = x;
-  }
-  return bytes;
-};
 
 const side = (): fc.Arbitrary<Partial<PortOptions> & { role: 'client' | 'server'; txShape: ChainShape }> =>
   fc
@@ -138,6 +127,34 @@ test('a guest comes and goes, and the ring goes on', async (t) => {
     }
     await a!.close();
     await b!.close();
+  } finally {
+    await wire.stop();
+    removeScratchDir(dir);
+  }
+});
+
+test('a frame over many buffers finds room as soon as the guest has given it back', async (t) => {
+  const dir = scratchDir('rww');
+  const wire = new GuestWire(dir);
+  await wire.start();
+  try {
+    const a = await openVirtioPort({ path: wire.paths[0], txFrameBytes: 65_535 });
+    const b = await openVirtioPort({ path: wire.paths[1], ringSize: 128, rxFrameBytes: 1531 });
+    await until('both ports to be up', () => wire.state(0) === 'up' && wire.state(1) === 'up');
+    for (const length of [65_535, 6841, 65_535, 679, 65_535, 1146, 65_535]) {
+      a.queue(0).send([noise(length, length)]);
+      wire.pump();
+      t.deepEqual(
+        b
+          .queue(0)
+          .receive()
+          .map((frame) => frame.length),
+        [length],
+      );
+    }
+    t.deepEqual(wire.drops(1), {});
+    await a.close();
+    await b.close();
   } finally {
     await wire.stop();
     removeScratchDir(dir);

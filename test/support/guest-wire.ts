@@ -9,10 +9,13 @@ import type { PortHost, PortSession, PortState, WorkerPort } from '#ports/port.t
 import type { VhostUserAttachment } from '#ports/vhost-user/attachment.ts';
 import { vhostPort, vhostSessions } from '#ports/vhost-user/factory.ts';
 
+/** One for all wires of the thread: copy contexts are few, and a burst is done when `pump` returns. */
+let shared: PacketBatch | undefined;
+
 export class GuestWire {
   readonly paths: readonly [string, string];
   readonly sessions: PortSession[] = [];
-  readonly batch = new PacketBatch();
+  readonly batch = (shared ??= new PacketBatch());
   readonly slots = new Float64Array(2 * PORT_ROW);
   readonly #ports: (WorkerPort | undefined)[] = [undefined, undefined];
   readonly #list = new Int32Array(BURST);
