@@ -80,9 +80,10 @@ export const runProgram = (
         if (current < 0) return CLONE_EXHAUSTED;
         shared = false;
       }
-      if (op === SET) set(batch, current, words[at + 1]!, words[at + 2]!, words[at + 3]!);
+      // | 0: a number of 2^31 or more would be boxed for the call.
+      if (op === SET) set(batch, current, words[at + 1]!, words[at + 2]! | 0, words[at + 3]! | 0);
       else if (op === PUSH_VLAN) {
-        if (!push(batch, current, words[at + 1]!)) return TRANSLATION_ERROR;
+        if (!push(batch, current, words[at + 1]! | 0)) return TRANSLATION_ERROR;
       } else if (op === POP_VLAN) pop(batch, current);
       else if (op === DEC_TTL && !decTtl(batch, current)) return TTL_EXCEEDED;
     }

@@ -43,7 +43,7 @@ const ROUTING = 43;
 
 /** Sets bits of 4 bytes at `at`. @returns the checksum delta. */
 const set32 = (view: DataView, at: number, value: number, mask: number): number => {
-  const before = view.getUint32(at);
+  const before = view.getInt32(at);
   const after = (before & ~mask) | (value & mask);
   view.setInt32(at, after);
   return delta32(before, after);

@@ -43,15 +43,15 @@ export const parseIpv6 = (batch: PacketBatch, slot: number, at: number, need: nu
 
   const wide = (need & WIDE) !== 0;
   batch.l3[slot] = at;
-  keys[row + 8] = view.getUint32(ip + 20);
-  keys[row + 9] = view.getUint32(ip + 36);
+  keys[row + 8] = view.getInt32(ip + 20);
+  keys[row + 9] = view.getInt32(ip + 36);
   if (wide) {
-    keys[row + 12] = view.getUint32(ip + 8);
-    keys[row + 13] = view.getUint32(ip + 12);
-    keys[row + 14] = view.getUint32(ip + 16);
-    keys[row + 15] = view.getUint32(ip + 24);
-    keys[row + 16] = view.getUint32(ip + 28);
-    keys[row + 17] = view.getUint32(ip + 32);
+    keys[row + 12] = view.getInt32(ip + 8);
+    keys[row + 13] = view.getInt32(ip + 12);
+    keys[row + 14] = view.getInt32(ip + 16);
+    keys[row + 15] = view.getInt32(ip + 24);
+    keys[row + 16] = view.getInt32(ip + 28);
+    keys[row + 17] = view.getInt32(ip + 32);
   }
 
   let protocol = view.getUint8(ip + 6);
@@ -89,7 +89,7 @@ export const parseIpv6 = (batch: PacketBatch, slot: number, at: number, need: nu
     next += size;
     rest -= size;
   }
-  const first = view.getUint32(ip);
+  const first = view.getInt32(ip);
   keys[row + 7] = (ETH_IPV6 << 16) | (protocol << 8) | fragment;
   keys[row + 11] = (((first >>> 20) & 0xff) << 24) | (view.getUint8(ip + 7) << 16);
   if (wide) keys[row + 18] = first & 0xfffff;

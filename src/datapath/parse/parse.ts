@@ -108,9 +108,9 @@ export const parsePacket = (batch: PacketBatch, slot: number, need: number): voi
   }
   keys[row + 1] = 0;
   if ((need & ADDRESSES) !== 0) {
-    keys[row + 2] = view.getUint32(start);
-    keys[row + 3] = view.getUint32(start + 4);
-    keys[row + 4] = view.getUint32(start + 8);
+    keys[row + 2] = view.getInt32(start);
+    keys[row + 3] = view.getInt32(start + 4);
+    keys[row + 4] = view.getInt32(start + 8);
   }
   if ((need & TAGS) === 0) return;
 
@@ -166,8 +166,8 @@ export const parsePacket = (batch: PacketBatch, slot: number, need: number): voi
       const protocol = view.getUint8(ip + 9);
       const fragment = view.getUint16(ip + 6) & 0x3fff;
       batch.l3[slot] = at;
-      keys[row + 8] = view.getUint32(ip + 12);
-      keys[row + 9] = view.getUint32(ip + 16);
+      keys[row + 8] = view.getInt32(ip + 12);
+      keys[row + 9] = view.getInt32(ip + 16);
       const misc = ((first >>> 16) << 24) | (view.getUint8(ip + 8) << 16);
       let bits = 0;
       if (fragment !== 0) bits = (fragment & 0x1fff) !== 0 ? FRAG_ANY | FRAG_LATER : FRAG_ANY;
@@ -175,11 +175,11 @@ export const parsePacket = (batch: PacketBatch, slot: number, need: number): voi
       const l4 = at + headerLength;
       const rest = total - headerLength;
       if (bits < FRAG_LATER && protocol === IPPROTO_TCP && rest >= 20 && head >= l4 + 20) {
-        keys[row + 10] = view.getUint32(start + l4);
+        keys[row + 10] = view.getInt32(start + l4);
         keys[row + 11] = misc | (view.getUint16(start + l4 + 12) & 0xfff);
         batch.l4[slot] = l4;
       } else if (bits < FRAG_LATER && protocol === IPPROTO_UDP && rest >= 8 && head >= l4 + 8) {
-        keys[row + 10] = view.getUint32(start + l4);
+        keys[row + 10] = view.getInt32(start + l4);
         keys[row + 11] = misc;
         batch.l4[slot] = l4;
       } else {
@@ -205,12 +205,12 @@ export const parsePacket = (batch: PacketBatch, slot: number, need: number): voi
       const opcode = view.getUint16(ip + 6);
       batch.l3[slot] = at;
       if (opcode <= 0xff) keys[row + 7] = (type << 16) | (opcode << 8);
-      keys[row + 8] = view.getUint32(ip + 14);
-      keys[row + 9] = view.getUint32(ip + 24);
+      keys[row + 8] = view.getInt32(ip + 14);
+      keys[row + 9] = view.getInt32(ip + 24);
       if ((need & WIDE) !== 0) {
-        keys[row + 23] = view.getUint32(ip + 8);
+        keys[row + 23] = view.getInt32(ip + 8);
         keys[row + 24] = (view.getUint16(ip + 12) << 16) | view.getUint16(ip + 18);
-        keys[row + 25] = view.getUint32(ip + 20);
+        keys[row + 25] = view.getInt32(ip + 20);
       }
     }
   }

@@ -38,14 +38,14 @@ export const parseTransport = (
   const seen = Math.min(rest, inWindow);
   if (protocol === IPPROTO_TCP) {
     if (seen < 20) return;
-    keys[row + 10] = view.getUint32(start);
+    keys[row + 10] = view.getInt32(start);
     keys[row + 11] = keys[row + 11]! | (view.getUint16(start + 12) & 0xfff);
   } else if (protocol === IPPROTO_UDP) {
     if (seen < 8) return;
-    keys[row + 10] = view.getUint32(start);
+    keys[row + 10] = view.getInt32(start);
   } else if (protocol === IPPROTO_SCTP) {
     if (seen < 12) return;
-    keys[row + 10] = view.getUint32(start);
+    keys[row + 10] = view.getInt32(start);
   } else if (protocol === IPPROTO_ICMP) {
     if (seen < 8 || keys[row + 7]! >>> 16 !== 0x0800) return;
     keys[row + 10] = (view.getUint8(start) << 16) | view.getUint8(start + 1);
@@ -65,7 +65,7 @@ export const parseTransport = (
 /** Neighbour solicitation and advertisement (RFC 4861 sections 4.3, 4.4): target and link-layer address options. */
 const neighbour = (view: DataView, keys: Uint32Array, row: number, start: number, seen: number, rest: number): void => {
   if (seen < 24) return;
-  for (let word = 0; word < 4; word++) keys[row + 19 + word] = view.getUint32(start + 8 + word * 4);
+  for (let word = 0; word < 4; word++) keys[row + 19 + word] = view.getInt32(start + 8 + word * 4);
   // Each option is at least 8 bytes, so the window bounds the walk.
   for (let at = 24; rest - at >= 8 && at + 8 <= seen; ) {
     const kind = view.getUint8(start + at);
@@ -73,12 +73,12 @@ const neighbour = (view: DataView, keys: Uint32Array, row: number, start: number
     let twice = false;
     if (size === 8 && kind === ND_OPT_SLL) {
       twice = (keys[row + 23]! | (keys[row + 24]! & 0xffff0000)) !== 0;
-      keys[row + 23] = view.getUint32(start + at + 2);
+      keys[row + 23] = view.getInt32(start + at + 2);
       keys[row + 24] = (view.getUint16(start + at + 6) << 16) | (keys[row + 24]! & 0xffff);
     } else if (size === 8 && kind === ND_OPT_TLL) {
       twice = ((keys[row + 24]! & 0xffff) | keys[row + 25]!) !== 0;
       keys[row + 24] = (keys[row + 24]! & 0xffff0000) | view.getUint16(start + at + 2);
-      keys[row + 25] = view.getUint32(start + at + 4);
+      keys[row + 25] = view.getInt32(start + at + 4);
     }
     // An option of length 0, cut short, or given twice makes the message invalid (section 7.1).
     if (twice || size === 0 || size > rest - at) {
