@@ -114,7 +114,7 @@ export class Show {
     const lost = (): number => this.guests.reduce((sum, guest) => sum + guest.counter('stream_lost'), 0);
     const before = [received(), lost()] as const;
     const outcome = (): string =>
-      `${count(received() - before[0])} frames delivered since, ${count(Math.max(0, lost() - before[1]))} lost`;
+      `${count(received() - before[0])} frames delivered meanwhile, ${count(Math.max(0, lost() - before[1]))} lost`;
     await this.#switch.killControl();
     this.#control = 'killed';
     const end = performance.now() + ms;
@@ -125,7 +125,7 @@ export class Show {
     this.#control = 'starting';
     await this.#switch.startControl();
     this.#control = 'up';
-    this.#message = `control plane back, data plane adopted: ${outcome()}`;
+    this.#message = `control plane back: ${outcome()}`;
   }
 
   async summary(): Promise<Summary> {

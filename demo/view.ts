@@ -40,6 +40,11 @@ class Line {
     return this;
   }
 
+  /** Columns left. */
+  get room(): number {
+    return this.#screen.columns - this.#width;
+  }
+
   /** Fills with blanks up to a column. */
   to(column: number): this {
     return this.add(' '.repeat(Math.max(0, column - this.#width)));
@@ -180,7 +185,9 @@ function caches(line: Line, { caches: shares }: Snapshot, stage: Stage): void {
 function pmds(line: Line, snapshot: Snapshot): void {
   line.add(' PMD       ', 'bold');
   for (const pmd of snapshot.pmds.slice(0, 2)) {
-    bar(line, pmd.busy, 12, 'cyan').add(` ${pmd.asleep ? 'asleep' : `${(pmd.busy * 100).toFixed(0)} % busy`}`);
+    bar(line, pmd.busy, 12, 'cyan').add(
+      ` ${pmd.asleep && pmd.busy < 0.05 ? 'asleep' : `${(pmd.busy * 100).toFixed(0)} % busy`}`,
+    );
     const cycles = Number.isNaN(pmd.cyclesPerPacket) ? '–' : pmd.cyclesPerPacket.toFixed(0);
     line.add(`, ${cycles} cycles a packet   `, 'dim');
   }
@@ -208,7 +215,7 @@ function megaflows(line: () => Line, { megaflows: { total, top } }: Snapshot, sh
   for (const flow of top.slice(0, Math.max(0, shown))) {
     const packets = count(Number(flow.packets ?? 0));
     const text = `${shortMatch(flow.match)} → ${flow.actions || 'drop'}`;
-    const room = screen.columns - packets.length - 5;
+    const room = screen.columns - packets.length - 6;
     line()
       .add('   ')
       .add([...text].length > room ? `${[...text].slice(0, room - 1).join('')}…` : text)
@@ -220,9 +227,11 @@ function megaflows(line: () => Line, { megaflows: { total, top } }: Snapshot, sh
 function drops(line: Line, snapshot: Snapshot): void {
   line.add(' drops     ', 'bold');
   if (snapshot.drops.length === 0) line.add('none', 'dim');
-  for (const drop of snapshot.drops.slice(0, 3)) {
+  for (const drop of snapshot.drops) {
     const speed = drop.perSecond >= 1 ? ` (${count(drop.perSecond)}/s)` : '';
-    line.add(`${drop.reason} at ${drop.port}: ${count(drop.count)}${speed}  `, drop.perSecond >= 1 ? 'red' : 'dim');
+    const text = `${drop.reason} at ${drop.port}: ${count(drop.count)}${speed}  `;
+    if (text.length > line.room) break;
+    line.add(text, drop.perSecond >= 1 ? 'red' : 'dim');
   }
 }
 

@@ -5,8 +5,8 @@
  * Enough network for demos and tests, not a stack: no fragments, no options, no retransmission, one peer. Frames are read
  * and written in port memory. The stream carries a sequence number and the sender's time stamp counter, which all cores of
  * a machine share, so the receiver knows loss, order and one-way latency. It acknowledges every burst, and the sender keeps
- * at most `window` frames under way: the stream runs as fast as both ends and the switch allow without flooding a queue. A
- * window that nobody acknowledges for STALL_MS is given up and sent anew, as when a flow drops the stream.
+ * at most `window` frames under way: the stream runs as fast as both ends and the switch allow without flooding a queue.
+ * While nobody acknowledges, a few frames every STALL_MS probe whether the way is open again.
  *
  * Counters are float64 slots, in shared memory where the caller wants that; this host is their only writer.
  */
@@ -55,6 +55,7 @@ export const STREAM_PORT = 5001;
 /** Port number of its acknowledgements: the sequence number expected next. */
 export const STREAM_ACK_PORT = 5002;
 const STALL_MS = 10;
+const PROBE_FRAMES = 16;
 const ACK_BYTES = 60;
 /** Shortest stream frame: headers, sequence number, time stamp. */
 export const STREAM_MIN_BYTES = UDP_PAYLOAD_AT + 16;
@@ -308,7 +309,7 @@ export class Host {
   #checkStall(): void {
     sampleTsc();
     if (tscSample[0]! - this.#progressAt < STALL_MS * 1000 * this.#cyclesPerMicro) return;
-    this.#acknowledged = this.#sequence;
+    this.#acknowledged = (this.#sequence - Math.max(0, this.#window - PROBE_FRAMES)) >>> 0;
     this.#progressAt = tscSample[0]!;
   }
 

@@ -39,7 +39,7 @@ test('two guests ping and stream to each other, and the numbers arrive', async (
     const before = a.counter('stream_received');
     await show.killForAWhile(300);
     t.is(show.stage.control, 'up');
-    t.regex(show.stage.message, /data plane adopted: [\d,]+ frames delivered since, 0 lost/);
+    t.regex(show.stage.message, /control plane back: [\d,]+ frames delivered meanwhile, 0 lost/);
     t.true(a.counter('stream_received') > before, 'traffic went on');
 
     const summary = await show.summary();
