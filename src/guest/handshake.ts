@@ -20,6 +20,7 @@ import {
   SET_VRING_BASE,
   SET_VRING_CALL,
   SET_VRING_ENABLE,
+  SET_VRING_ERR,
   SET_VRING_KICK,
   SET_VRING_NUM,
   VRING_ADDRESS,
@@ -50,6 +51,8 @@ export interface RingPlan {
   readonly address: { readonly descriptors: number; readonly available: number; readonly used: number };
   readonly kickFd: number;
   readonly callFd: number;
+  /** Where the switch may tell of a ring that makes no sense; announced in QEMU's order only. */
+  readonly errorFd: number;
 }
 
 const vringState = (index: number, num: number): Uint8Array => VRING_STATE.encode({ index, num });
@@ -141,11 +144,11 @@ export async function startRings(
     if ((now & bits) !== bits)
       throw new Error(`the switch answers device status 0x${now.toString(16)}, not 0x${bits.toString(16)}`);
   };
-  const callFds = async (): Promise<void> => {
-    for (const ring of rings) await tell(SET_VRING_CALL, encodeU64(BigInt(ring.index)), [ring.callFd]);
-  };
 
-  await callFds();
+  for (const ring of rings) {
+    await tell(SET_VRING_CALL, encodeU64(BigInt(ring.index)), [ring.callFd]);
+    if (!virtioUser) await tell(SET_VRING_ERR, encodeU64(BigInt(ring.index)), [ring.errorFd]);
+  }
   if (!virtioUser) await enable();
   if (withStatus) await tell(SET_STATUS, encodeU64(0n));
   await status(STATUS_ACKNOWLEDGE);

@@ -43,6 +43,7 @@ export class VirtioPort {
   readonly #layouts: RingLayout[] = [];
   readonly #kickFds: number[] = [];
   readonly #callFds: number[] = [];
+  readonly #errorFd = eventfd();
   #state: PortState = 'waiting';
   #lastError = '';
   #agreed: Negotiated | undefined;
@@ -182,7 +183,7 @@ export class VirtioPort {
       rx.close();
       tx.close();
     }
-    for (const fd of [...this.#kickFds, ...this.#callFds]) closeFd(fd);
+    for (const fd of [...this.#kickFds, ...this.#callFds, this.#errorFd]) closeFd(fd);
     this.#memory.close();
     for (const waiter of this.#waiters) waiter.reject(new Error('port was closed'));
   }
@@ -279,6 +280,7 @@ export class VirtioPort {
         address: { descriptors: at + layout.descAt, available: at + layout.availAt, used: at + layout.usedAt },
         kickFd: this.#kickFds[index]!,
         callFd: this.#callFds[index]!,
+        errorFd: this.#errorFd,
       };
     });
   }

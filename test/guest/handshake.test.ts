@@ -12,6 +12,7 @@ for (const role of ['client', 'server'] as const) {
         t.is(enable < table, order === 'qemu');
         t.is(backend.messages[0], order === 'qemu' ? 'GET_FEATURES' : 'SET_OWNER');
         t.true(backend.messages.includes('NET_SET_MTU'));
+        t.is(backend.messages.includes('SET_VRING_ERR'), order === 'qemu');
         t.is(backend.status, 15);
         exchange(t, port, backend, [60, 64, 1514, 2032]);
       });

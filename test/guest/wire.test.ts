@@ -1,11 +1,18 @@
 import test from 'ava';
 import fc from 'fast-check';
-import { type ChainShape, type Feature, openVirtioPort, type PortOptions } from '#guest/index.ts';
+import {
+  type ChainShape,
+  DEFAULT_FEATURES,
+  type Feature,
+  OFFLOAD_FEATURES,
+  openVirtioPort,
+  type PortOptions,
+} from '#guest/index.ts';
 import { noise } from '../support/guest-pair.ts';
 import { GuestWire } from '../support/guest-wire.ts';
 import { removeScratchDir, scratchDir, sleep, until } from '../support/process.ts';
 
-const FEATURES: Feature[] = ['VERSION_1', 'MRG_RXBUF', 'INDIRECT_DESC', 'ANY_LAYOUT', 'EVENT_IDX'];
+const FEATURES: Feature[] = [...DEFAULT_FEATURES, ...OFFLOAD_FEATURES];
 
 const side = (): fc.Arbitrary<Partial<PortOptions> & { role: 'client' | 'server'; txShape: ChainShape }> =>
   fc
@@ -153,6 +160,47 @@ test('a frame over many buffers finds room as soon as the guest has given it bac
       );
     }
     t.deepEqual(wire.drops(1), {});
+    await a.close();
+    await b.close();
+  } finally {
+    await wire.stop();
+    removeScratchDir(dir);
+  }
+});
+
+test('queue pairs carry frames while they are enabled', async (t) => {
+  const dir = scratchDir('rww');
+  const wire = new GuestWire(dir);
+  await wire.start();
+  try {
+    const a = await openVirtioPort({ path: wire.paths[0], queues: 4, enabled: 1, order: 'qemu' });
+    const b = await openVirtioPort({ path: wire.paths[1] });
+    await until('both ports to be up', () => wire.state(0) === 'up' && wire.state(1) === 'up');
+    const arrives = async (pair: number): Promise<void> => {
+      const frame = noise(100, pair + 1);
+      a.queue(pair).send([frame]);
+      await until(`the frame of pair ${pair}`, () => {
+        wire.pump();
+        return b
+          .queue(0)
+          .receive()
+          .some((got) => Buffer.compare(got, frame) === 0);
+      });
+    };
+    await arrives(0);
+    a.setQueues(4);
+    for (const pair of [0, 1, 2, 3]) await arrives(pair);
+    a.setQueues(2);
+    await sleep(50);
+    a.queue(3).send([noise(60, 1)]);
+    for (let i = 0; i < 5; i++) wire.pump();
+    t.is(b.queue(0).receive().length, 0, 'a disabled pair is not read');
+    for (const pair of [0, 1]) await arrives(pair);
+    a.setQueues(4);
+    await until('what waited in pair 3', () => {
+      wire.pump();
+      return b.queue(0).receive().length === 1;
+    });
     await a.close();
     await b.close();
   } finally {

@@ -95,3 +95,11 @@ for (const [name, act] of Object.entries(ACTS)) {
     });
   });
 }
+
+test('memory taken away under the switch costs this guest its frame, and nobody else', async (t) => {
+  await withHostile(async (guest, wire, received) => {
+    guest.truncate(0);
+    for (let i = 0; i < 3; i++) wire.pump();
+    t.is(received().length, 0);
+  });
+});

@@ -41,6 +41,7 @@ export class HostileGuest {
   readonly layout: RingLayout;
   readonly #kickFds = [eventfd(), eventfd()];
   readonly #callFds = [eventfd(), eventfd()];
+  readonly #errorFd = eventfd();
   #agreed: Negotiated | undefined;
   /** Why the connection ended; empty while it stands. */
   closedBecause = '';
@@ -90,6 +91,7 @@ export class HostileGuest {
       address: { descriptors: at + descAt, available: at + availAt, used: at + usedAt },
       kickFd: this.#kickFds[ring]!,
       callFd: this.#callFds[ring]!,
+      errorFd: this.#errorFd,
     };
   }
 
@@ -172,7 +174,7 @@ export class HostileGuest {
 
   close(): void {
     this.connection.close();
-    for (const fd of [...this.#kickFds, ...this.#callFds]) close(fd);
+    for (const fd of [...this.#kickFds, ...this.#callFds, this.#errorFd]) close(fd);
     this.memory.close();
   }
 }
