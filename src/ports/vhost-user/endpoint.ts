@@ -2,8 +2,8 @@
  * The socket of a port: listens, or connects and tries again, and hands over one connection at a time.
  *
  * A socket file left by a dead process is removed; one that somebody listens on, and any other kind of file, is an error.
- * While a connection is in use, a listening endpoint accepts and closes further ones: a front end that comes too early
- * sees its connection end and tries again.
+ * While a connection is in use, further ones wait in the socket's backlog: a guest that restarts faster than its old
+ * connection is taken apart is served right after.
  */
 import { chownSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs';
 import { dirname } from 'node:path';
@@ -24,7 +24,6 @@ export class Endpoint {
   #inode = 0;
   #timer: NodeJS.Timeout | undefined;
   #delay = FIRST_RETRY_MS;
-  #busy = false;
   #open = false;
 
   constructor(settings: Settings, onConnection: (fd: number) => void, onTrouble: (reason: string) => void) {
@@ -43,8 +42,9 @@ export class Endpoint {
 
   /** The connection handed over has ended: the next one may come. */
   released(): void {
-    this.#busy = false;
-    if (this.#open && this.#settings.mode === 'client') this.#later();
+    if (!this.#open) return;
+    if (this.#settings.mode === 'client') this.#later();
+    else this.#watcher.add(this.#listenFd);
   }
 
   /** The connection came to life: the next retry starts early again. */
@@ -88,11 +88,7 @@ export class Endpoint {
   #accept(): void {
     const fd = accept(this.#listenFd);
     if (fd < 0) return;
-    if (this.#busy) {
-      close(fd);
-      return;
-    }
-    this.#busy = true;
+    this.#watcher.remove(this.#listenFd);
     this.#onConnection(fd);
   }
 
@@ -105,7 +101,6 @@ export class Endpoint {
       this.#later();
       return;
     }
-    this.#busy = true;
     this.#onConnection(fd);
   }
 

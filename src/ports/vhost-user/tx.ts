@@ -168,7 +168,6 @@ export class VhostTxQueue implements TxQueue {
     const slots = this.#counters.slots;
     const base = this.#counters.base;
     const vring = this.#vring;
-    const size = vring.size;
     if (n > MAX_PUSH) {
       slots[base + RING_FULL]! += n - MAX_PUSH;
       n = MAX_PUSH;
@@ -176,18 +175,12 @@ export class VhostTxQueue implements TxQueue {
     const cursor = vring.state[CURSOR]!;
     this.#before = cursor;
     this.#now = cursor;
+    this.#available = this.#look(cursor, n);
+    if (this.#available > vring.size && vring.state[STATE_BROKEN] === 0) vring.state[STATE_BROKEN] = BROKEN_INDEX;
     if (vring.state[STATE_BROKEN] !== 0) {
       slots[base + PORT_DOWN]! += n;
       return 0;
     }
-    const available = this.#look(cursor, n);
-    if (available > size) {
-      this.#broken(BROKEN_INDEX);
-      slots[base + PORT_DOWN]! += n;
-      return 0;
-    }
-
-    this.#available = available;
     this.#sentBytes = 0;
     // A burst of plain frames fits; frames of many segments make sure of their own room.
     if (batch.rowCount + 4 * MAX_PUSH > batch.rows.length / 6) batch.copy();
@@ -205,7 +198,7 @@ export class VhostTxQueue implements TxQueue {
         i++;
         continue;
       }
-      if (this.#available === 0) {
+      if (this.#available === 0 && !this.#grew()) {
         slots[base + RING_FULL]! += n - i;
         break;
       }
@@ -357,6 +350,14 @@ export class VhostTxQueue implements TxQueue {
     return (now - cursor) & 0xffff;
   }
 
+  /** Frames of several buffers may need more than was seen. @returns true when there are more now. */
+  #grew(): boolean {
+    const before = this.#available;
+    const now = this.#look(this.#now, this.#vring.size + 1);
+    if (now <= this.#vring.size) this.#available = now;
+    return this.#available > before;
+  }
+
   /** For frames longer than the MTU allows without tags: tags do not count, and of a GSO frame its segments do. */
   #fitsMtu(batch: PacketBatch, slot: number): boolean {
     const tags = ethernetBytes(batch.u8, batch.start[slot]!) - ETHERNET;
@@ -458,14 +459,17 @@ export class VhostTxQueue implements TxQueue {
 
   #deliver(batch: PacketBatch, headers: Uint16Array, buffersAt: number): number {
     const delivery = this.#delivery;
-    const result = delivery.deliver(batch, this.#now, this.#available, headers, buffersAt);
+    let result = delivery.deliver(batch, this.#now, this.#available, headers, buffersAt);
+    if (result === DELIVER_FULL && this.#grew()) {
+      result = delivery.deliver(batch, this.#now, this.#available, headers, buffersAt);
+    }
     this.#now = (this.#now + delivery.taken) & 0xffff;
     this.#available -= delivery.taken;
     if (result === DELIVERED) return 0;
     if (result === DELIVER_FULL) return RING_FULL;
     if (result === DELIVER_TOO_BIG) return TOO_BIG;
-    if (result === DELIVER_BROKEN_HEAD) this.#broken(BROKEN_HEAD);
-    if (result === DELIVER_BROKEN_LOOP) this.#broken(BROKEN_LOOP);
+    if (result === DELIVER_BROKEN_HEAD) this.#vring.state[STATE_BROKEN] = BROKEN_HEAD;
+    if (result === DELIVER_BROKEN_LOOP) this.#vring.state[STATE_BROKEN] = BROKEN_LOOP;
     return BAD_DESCRIPTOR;
   }
 
@@ -492,9 +496,5 @@ export class VhostTxQueue implements TxQueue {
   close(): void {
     release(this.#headers16.buffer as ArrayBuffer);
     this.#offload?.close();
-  }
-
-  #broken(reason: number): void {
-    this.#vring.state[STATE_BROKEN] = reason;
   }
 }
