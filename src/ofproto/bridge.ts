@@ -147,6 +147,7 @@ export class Bridge implements BridgeApi, Pipeline, FlowTables, GroupTables {
   }
 
   detach(port: OfPort): void {
+    this.syncStatistics();
     this.#ports.delete(port.ofport);
     this.#portsByName.delete(port.name);
     this.macs.forget(port);
@@ -178,12 +179,11 @@ export class Bridge implements BridgeApi, Pipeline, FlowTables, GroupTables {
   async modifyFlows(mods: readonly FlowMod[]): Promise<void> {
     if (mods.length > MAX_MODS)
       throw new RequestError('too_many', `${mods.length} flow_mods, at most ${MAX_MODS} are allowed`);
-    const specs = mods.map((mod, i) => at(`flows[${i}]`, () => parseFlowMod(mod.command, mod.flow, this.portNames)));
     const batch = new FlowModBatch(this);
-    specs.forEach((spec, i) => {
+    mods.forEach(({ command, flow }, i) => {
       at(
         `flows[${i}]`,
-        () => batch.apply(spec),
+        () => batch.apply(parseFlowMod(command, flow, this.portNames)),
         () => batch.rollBack(),
       );
     });
@@ -260,12 +260,11 @@ export class Bridge implements BridgeApi, Pipeline, FlowTables, GroupTables {
   async modifyGroups(mods: readonly GroupMod[]): Promise<void> {
     if (mods.length > MAX_MODS)
       throw new RequestError('too_many', `${mods.length} group_mods, at most ${MAX_MODS} are allowed`);
-    const specs = mods.map((mod, i) => at(`groups[${i}]`, () => parseGroupMod(mod.command, mod.group, this.portNames)));
     const batch = new GroupModBatch(this);
-    specs.forEach((spec, i) => {
+    mods.forEach(({ command, group }, i) => {
       at(
         `groups[${i}]`,
-        () => batch.apply(spec),
+        () => batch.apply(parseGroupMod(command, group, this.portNames)),
         () => batch.rollBack(),
       );
     });
@@ -325,8 +324,14 @@ export class Bridge implements BridgeApi, Pipeline, FlowTables, GroupTables {
     }));
   }
 
+  /** Forgets what was learned, at a port or everywhere; frames counted until now do not bring it back. */
+  forgetMacs(port?: OfPort): void {
+    this.syncStatistics();
+    this.macs.flush(port);
+  }
+
   async flushFdb(): Promise<void> {
-    this.macs.flush();
+    this.forgetMacs();
     await this.#context.revalidator.settle();
   }
 

@@ -4,7 +4,7 @@
  *
  * Megaflows with the same mask share a MaskClass, which finds an equal one by hash and shares the mask's array.
  */
-import { KEY_WORDS } from '#contract/flow-key.ts';
+import { KEY_WORDS, W_IN_PORT } from '#contract/flow-key.ts';
 import type { Bridge } from './bridge.ts';
 import type { Megaflow } from './datapath.ts';
 import { mix } from './subtable.ts';
@@ -21,6 +21,8 @@ export class MaskClass {
   readonly hash: number;
   readonly flows = new Map<number, InstalledFlow>();
   count = 0;
+  /** Megaflows of which some table saw words that actions had written. */
+  edited = 0;
 
   constructor(mask: Uint32Array, hash: number) {
     this.mask = mask;
@@ -30,6 +32,15 @@ export class MaskClass {
       this.words.push(w);
       this.masks.push(mask[w]! | 0);
     }
+  }
+
+  /** Whether these masks have all bits of this one's, in_port apart. */
+  isWithin(masks: Uint32Array): boolean {
+    for (let i = 0; i < this.words.length; i++) {
+      const w = this.words[i]!;
+      if (w !== W_IN_PORT && (this.masks[i]! & ~masks[w]!) !== 0) return false;
+    }
+    return true;
   }
 
   keyHash(key: Uint32Array): number {
@@ -151,6 +162,7 @@ export class MegaflowTable {
     }
     flow.next = undefined;
     flow.installed = false;
+    if (flow.editedWords !== 0) maskClass.edited--;
     this.byId.delete(flow.id);
     if (--maskClass.count === 0) this.#forget(maskClass);
   }

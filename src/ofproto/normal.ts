@@ -79,6 +79,8 @@ export function runNormal(x: Translator): void {
     flood(x, frame);
     return;
   }
+  // The frame's own source is learned before its destination is looked up.
+  if (dst === src) return x.lose('hairpin', 'learned port is input port, dropping');
   const key = macKey(vid, dst);
   x.macs.push({ key, vlan: vid, mac: dst, port: undefined });
   const entry = bridge.macs.lookup(key);

@@ -14,9 +14,9 @@
 import { KEY_WORDS, W_IN_PORT } from '#contract/flow-key.ts';
 import type { Bridge } from './bridge.ts';
 import type { Datapath, InstalledMegaflow, MegaflowStats } from './datapath.ts';
-import { InstalledFlow, MegaflowTable, sameWords } from './megaflow.ts';
+import { InstalledFlow, type MaskClass, MegaflowTable, sameWords } from './megaflow.ts';
 import type { Rule } from './rule.ts';
-import { WORDS } from './subtable.ts';
+import { type MatchWords, WORDS } from './subtable.ts';
 import type { MacUse, Translator } from './translate.ts';
 
 /** Megaflows translated in one turn of the event loop. */
@@ -89,7 +89,10 @@ export class Revalidator {
     return made;
   }
 
-  /** Takes over a megaflow that the data plane held before this control plane came; its past counts for nobody. */
+  /**
+   * Takes over a megaflow that the data plane held before this control plane came. Its packets so far count for nobody, but
+   * the stations that sent them are known again.
+   */
   adopt(bridge: Bridge, ofport: number, found: InstalledMegaflow): void {
     const { megaflows } = this;
     const maskClass = megaflows.classOf(found.mask);
@@ -102,6 +105,17 @@ export class Revalidator {
     flow.tcpFlags = this.#stats.tcpFlags;
     megaflows.add(flow);
     this.#dirty.add(flow);
+    this.#translate(flow);
+    for (const use of this.#translator.macs) if (use.port !== undefined) refresh(bridge, use, flow.used);
+  }
+
+  /** Translates the packet that a megaflow's key is. */
+  #translate(flow: InstalledFlow): void {
+    const key = this.#key;
+    key.fill(0);
+    key.set(flow.flow.key);
+    key[W_IN_PORT] = flow.ofport;
+    this.#translator.run(flow.bridge, key);
   }
 
   // Dependencies
@@ -113,6 +127,7 @@ export class Revalidator {
     flow.macs = x.macs;
     flow.tableBits = x.tableBits;
     flow.usedGroups = x.usedGroups;
+    flow.maskClass.edited += (x.editedWords === 0 ? 0 : 1) - (flow.editedWords === 0 ? 0 : 1);
     flow.editedWords = x.editedWords;
     const { macUsers } = flow.bridge;
     for (const { key } of x.macs) {
@@ -177,11 +192,9 @@ export class Revalidator {
     bridge.changedMacs.clear();
     let left = MAX_AT_ONCE;
     for (const key of keys) {
-      const entry = bridge.macs.peek(key);
       for (const flow of [...(bridge.macUsers.get(key) ?? [])]) {
         if (!flow.installed) continue;
-        const moved = flow.macs.some((use) => use.key === key && use.port !== undefined && use.port !== entry?.port);
-        if (moved || left-- <= 0) this.delete(flow);
+        if (flow.macs.some((use) => mustTeach(bridge, use)) || left-- <= 0) this.delete(flow);
         else this.#revalidate(flow);
       }
     }
@@ -207,27 +220,39 @@ export class Revalidator {
     const match = rule.match();
     const inMask = match.masks[W_IN_PORT]!;
     const inValue = match.values[W_IN_PORT]!;
-    for (const { words, masks, flows } of this.megaflows.classes()) {
-      const at: number[] = [];
-      const bits: number[] = [];
-      for (let i = 0; i < words.length; i++) {
-        const w = words[i]!;
-        const common = w === W_IN_PORT ? 0 : masks[i]! & match.masks[w]!;
-        if (common === 0) continue;
-        at.push(w);
-        bits.push(common);
-      }
-      for (const head of flows.values()) {
-        next: for (let flow: InstalledFlow | undefined = head; flow !== undefined; flow = flow.next) {
-          if (flow.bridge !== bridge || (flow.tableBits & bit) === 0) continue;
-          const edited = flow.editedWords;
-          if (inMask !== 0 && (edited & 1) === 0 && ((flow.ofport ^ inValue) & inMask) !== 0) continue;
-          for (let i = 0; i < at.length; i++) {
-            const w = at[i]!;
-            if ((edited & (1 << w)) === 0 && ((flow.flow.key[w]! ^ match.values[w]!) & bits[i]!) !== 0) continue next;
-          }
-          this.#dirty.add(flow);
+    for (const maskClass of this.megaflows.classes()) {
+      if (maskClass.edited === 0 && inMask === 0xffff && maskClass.isWithin(match.masks)) {
+        // The rule says all that these megaflows match: there is at most one of them.
+        const key = match.values.slice(0, KEY_WORDS);
+        key[W_IN_PORT] = bridge.portOf(inValue)?.dpPort ?? 0;
+        const flow = this.megaflows.find(maskClass, maskClass.keyHash(key), key);
+        if (flow !== undefined && flow.bridge === bridge && (flow.tableBits & bit) !== 0) this.#dirty.add(flow);
+      } else this.#markReachedOf(maskClass, bridge, bit, match);
+    }
+  }
+
+  #markReachedOf({ words, masks, flows }: MaskClass, bridge: Bridge, bit: number, match: MatchWords): void {
+    const inMask = match.masks[W_IN_PORT]!;
+    const inValue = match.values[W_IN_PORT]!;
+    const at: number[] = [];
+    const bits: number[] = [];
+    for (let i = 0; i < words.length; i++) {
+      const w = words[i]!;
+      const common = w === W_IN_PORT ? 0 : masks[i]! & match.masks[w]!;
+      if (common === 0) continue;
+      at.push(w);
+      bits.push(common);
+    }
+    for (const head of flows.values()) {
+      next: for (let flow: InstalledFlow | undefined = head; flow !== undefined; flow = flow.next) {
+        if (flow.bridge !== bridge || (flow.tableBits & bit) === 0) continue;
+        const edited = flow.editedWords;
+        if (inMask !== 0 && (edited & 1) === 0 && ((flow.ofport ^ inValue) & inMask) !== 0) continue;
+        for (let i = 0; i < at.length; i++) {
+          const w = at[i]!;
+          if ((edited & (1 << w)) === 0 && ((flow.flow.key[w]! ^ match.values[w]!) & bits[i]!) !== 0) continue next;
         }
+        this.#dirty.add(flow);
       }
     }
   }
@@ -257,16 +282,13 @@ export class Revalidator {
     const x = this.#translator;
     const { bridge } = flow;
     if (bridge.portOf(flow.ofport)?.dpPort !== flow.flow.key[W_IN_PORT]) return this.delete(flow);
-    const key = this.#key;
-    key.fill(0);
-    key.set(flow.flow.key);
-    key[W_IN_PORT] = flow.ofport;
-    x.run(bridge, key);
+    this.#translate(flow);
     const { wc, program } = x.state;
     const { mask } = flow.maskClass;
     for (let w = 0; w < KEY_WORDS; w++) {
       if ((wc[w]! & ~mask[w]!) !== 0) return this.delete(flow);
     }
+    if (x.macs.some((use) => mustTeach(bridge, use))) return this.delete(flow);
     this.credit(flow);
     this.#undepend(flow);
     this.#depend(flow);
@@ -374,9 +396,20 @@ export class Revalidator {
   }
 }
 
+/**
+ * Whether the next frame from this source has to make an upcall, since the MAC table does not have it there. When the table
+ * is full it does not: stations that do not fit would make upcalls all the time.
+ */
+function mustTeach({ macs }: Bridge, use: MacUse): boolean {
+  if (use.port === undefined) return false;
+  const entry = macs.peek(use.key);
+  return entry === undefined ? !macs.isFull : entry.port !== use.port && !entry.isStatic;
+}
+
 /** Keeps a station alive whose frames no longer make upcalls; a full table learns from upcalls only. */
 function refresh(bridge: Bridge, use: MacUse, used: number): void {
   const { macs } = bridge;
+  if (bridge.portOf(use.port!.ofport) !== use.port) return;
   const entry = macs.peek(use.key);
   if (entry === undefined ? macs.isFull : entry.port !== use.port && used <= entry.used) return;
   macs.learn(use.key, use.vlan, use.mac, use.port!, used);

@@ -321,7 +321,7 @@ export class Switch implements SwitchApi, BridgeContext {
     }
     const vlans = JSON.stringify([before.vlanMode, before.tag, before.trunks]);
     port.configure(spec);
-    if (vlans !== JSON.stringify([spec.vlanMode, spec.tag, spec.trunks])) bridge.macs.flush(port);
+    if (vlans !== JSON.stringify([spec.vlanMode, spec.tag, spec.trunks])) bridge.forgetMacs(port);
     this.revalidator.bridgeChanged(bridge);
     await this.revalidator.settle();
     return port.view();

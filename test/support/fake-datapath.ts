@@ -80,6 +80,8 @@ export function runProgram(program: Uint32Array, packet: Uint32Array): Pick<Verd
 export class FakeDatapath implements Datapath {
   connected = true;
   readonly flows = new Map<number, Megaflow>();
+  /** Megaflow ids by mask and masked key, only to be quick with many. */
+  readonly #index = new Map<string, { mask: Uint32Array; words: number[]; ids: Map<string, number> }>();
   readonly stats = new Map<number, MegaflowStats>();
   readonly portMap = new Map<number, DatapathPort>();
   readonly drops = new Map<string, number>();
@@ -91,6 +93,8 @@ export class FakeDatapath implements Datapath {
   upcalls = 0;
   puts = 0;
   deletes = 0;
+  /** Megaflows are not seen yet: every packet makes an upcall. */
+  deaf = false;
   /** Fails addPort with this reason. */
   refusePort = '';
 
@@ -105,15 +109,26 @@ export class FakeDatapath implements Datapath {
     this.#events!.connected([...this.portMap.values()], flows);
   }
 
+  /** As if the process had been started anew. */
+  forget(): void {
+    this.flows.clear();
+    this.#index.clear();
+    this.stats.clear();
+    this.portMap.clear();
+    this.#free = [];
+    this.#freed = [];
+    this.#nextId = 0;
+  }
+
   /** Sends a packet in; `key` has the datapath port as in_port. */
   receive(key: Uint32Array, length = 64): Verdict {
-    for (const [id, flow] of this.flows) {
-      if (!matches(flow, key)) continue;
+    const [id] = this.deaf ? [] : this.matching(key);
+    if (id !== undefined) {
       const stats = this.stats.get(id)!;
       stats.packets++;
       stats.bytes += length;
       stats.used = this.now();
-      return this.#run(flow.actions, key, false);
+      return this.#run(this.flows.get(id)!.actions, key, false);
     }
     this.upcalls++;
     const answer = this.#events!.upcall({ worker: 0, inPort: key[W_IN_PORT]!, key, frame: new Uint8Array(length) });
@@ -127,15 +142,44 @@ export class FakeDatapath implements Datapath {
     return { outputs, drop, upcall };
   }
 
-  /** Megaflows that a packet falls into. */
-  matching(key: Uint32Array): Megaflow[] {
-    return [...this.flows.values()].filter((flow) => matches(flow, key));
+  /** Ids of the megaflows that a packet falls into. */
+  matching(key: Uint32Array): number[] {
+    const found: number[] = [];
+    for (const { mask, words, ids } of this.#index.values()) {
+      const id = ids.get(maskedText(words, key, mask));
+      if (id !== undefined) found.push(id);
+    }
+    return found;
+  }
+
+  #insert(id: number, flow: Megaflow): void {
+    const name = flow.mask.join();
+    let table = this.#index.get(name);
+    if (table === undefined) {
+      const words = [...flow.mask.keys()].filter((w) => flow.mask[w] !== 0);
+      this.#index.set(name, (table = { mask: flow.mask, words, ids: new Map() }));
+    }
+    const text = maskedText(table.words, flow.key, flow.mask);
+    const old = table.ids.get(text);
+    if (old !== undefined && old !== id) throw new Error(`megaflow ${id} is installed already as ${old}`);
+    table.ids.set(text, id);
+    this.flows.set(id, flow);
+  }
+
+  #remove(id: number): void {
+    const flow = this.flows.get(id);
+    if (flow === undefined) throw new Error(`no megaflow ${id}`);
+    const name = flow.mask.join();
+    const table = this.#index.get(name)!;
+    table.ids.delete(maskedText(table.words, flow.key, flow.mask));
+    if (table.ids.size === 0) this.#index.delete(name);
+    this.flows.delete(id);
   }
 
   putFlow(flow: Megaflow): number {
     check(flow);
     const id = this.#free.shift() ?? this.#nextId++;
-    this.flows.set(id, flow);
+    this.#insert(id, flow);
     this.stats.set(id, { packets: 0, bytes: 0, used: 0, tcpFlags: 0 });
     this.puts++;
     return id;
@@ -143,12 +187,12 @@ export class FakeDatapath implements Datapath {
 
   setFlow(id: number, flow: Megaflow): void {
     check(flow);
-    if (!this.flows.has(id)) throw new Error(`no megaflow ${id}`);
-    this.flows.set(id, flow);
+    this.#remove(id);
+    this.#insert(id, flow);
   }
 
   deleteFlow(id: number): void {
-    if (!this.flows.delete(id)) throw new Error(`no megaflow ${id}`);
+    this.#remove(id);
     this.deletes++;
     this.#freed.push(id);
   }
@@ -156,6 +200,7 @@ export class FakeDatapath implements Datapath {
   flushFlows(): void {
     this.#freed.push(...this.flows.keys());
     this.flows.clear();
+    this.#index.clear();
   }
 
   async barrier(): Promise<void> {
@@ -214,9 +259,10 @@ export class FakeDatapath implements Datapath {
   async setOptions(): Promise<void> {}
 }
 
-function matches({ key, mask }: Megaflow, packet: Uint32Array): boolean {
-  for (let w = 0; w < KEY_WORDS; w++) if (((key[w]! ^ packet[w]!) & mask[w]!) !== 0) return false;
-  return true;
+function maskedText(words: readonly number[], key: Uint32Array, mask: Uint32Array): string {
+  let text = '';
+  for (const w of words) text += `${key[w]! & mask[w]!},`;
+  return text;
 }
 
 /** What the data plane takes for granted. */
