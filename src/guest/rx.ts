@@ -171,6 +171,19 @@ export class RxQueue {
     const header = this.#headerBytes;
     const mergeable = this.#mergeable;
     const frameBytes = this.#frameBytes;
+    const offsets = this.at;
+    const lengths = this.length;
+    const firstPiece = this.firstPiece;
+    const pieceCount = this.pieceCount;
+    const pieceAt = this.pieceAt;
+    const pieceLength = this.pieceLength;
+    const flags = this.flags;
+    const gsoType = this.gsoType;
+    const gsoSize = this.gsoSize;
+    const headerLength = this.headerLength;
+    const csumStart = this.csumStart;
+    const csumOffset = this.csumOffset;
+    let heldCount = this.#heldCount;
     let pieces = 0;
     let n = 0;
     while (index !== end && n < RX_BURST) {
@@ -193,16 +206,16 @@ export class RxQueue {
         }
       }
       out[id] = 0;
-      held[this.#heldCount++] = id;
+      held[heldCount++] = id;
       index = (index + 1) & 0xffff;
       if (count === 0 || bytes <= 0 || bytes > frameBytes) {
         this.broken++;
         continue;
       }
-      this.at[n] = at;
-      this.firstPiece[n] = pieces;
-      this.pieceAt[pieces] = at;
-      this.pieceLength[pieces] = bytes;
+      offsets[n] = at;
+      firstPiece[n] = pieces;
+      pieceAt[pieces] = at;
+      pieceLength[pieces] = bytes;
       let total = bytes;
       let taken = 1;
       while (taken < count) {
@@ -210,11 +223,11 @@ export class RxQueue {
         const more = u32[used + (index & mask) * 2 + 1]!;
         if (next > mask || out[next] === 0 || more > frameBytes + header) break;
         out[next] = 0;
-        held[this.#heldCount++] = next;
+        held[heldCount++] = next;
         index = (index + 1) & 0xffff;
         // Buffers after the first hold frame bytes only, from where the header would begin.
-        this.pieceAt[pieces + taken] = headAt[next]! - header;
-        this.pieceLength[pieces + taken] = more;
+        pieceAt[pieces + taken] = headAt[next]! - header;
+        pieceLength[pieces + taken] = more;
         total += more;
         taken++;
       }
@@ -222,17 +235,18 @@ export class RxQueue {
         this.broken++;
         continue;
       }
-      this.pieceCount[n] = count;
-      this.length[n] = total;
-      this.flags[n] = u16[h]!;
-      this.gsoType[n] = u16[h]! >>> 8;
-      this.headerLength[n] = u16[h + 1]!;
-      this.gsoSize[n] = u16[h + 2]!;
-      this.csumStart[n] = u16[h + 3]!;
-      this.csumOffset[n] = u16[h + 4]!;
+      pieceCount[n] = count;
+      lengths[n] = total;
+      flags[n] = u16[h]!;
+      gsoType[n] = u16[h]! >>> 8;
+      headerLength[n] = u16[h + 1]!;
+      gsoSize[n] = u16[h + 2]!;
+      csumStart[n] = u16[h + 3]!;
+      csumOffset[n] = u16[h + 4]!;
       pieces += count;
       n++;
     }
+    this.#heldCount = heldCount;
     this.#lastUsed = index;
     this.count = n;
     this.received += n;

@@ -185,15 +185,22 @@ export class TxQueue {
     const free = this.#freeBuffers;
     const bufferAt = this.#bufferAt;
     const top = this.#bufferTop - 1;
+    const length = this.length;
+    const flags = this.flags;
+    const gsoType = this.gsoType;
+    const gsoSize = this.gsoSize;
+    const headerLength = this.headerLength;
+    const csumStart = this.csumStart;
+    const csumOffset = this.csumOffset;
     for (let i = 0; i < max; i++) {
       at[i] = bufferAt[free[top - i]!]!;
-      this.length[i] = 0;
-      this.flags[i] = 0;
-      this.gsoType[i] = 0;
-      this.gsoSize[i] = 0;
-      this.headerLength[i] = 0;
-      this.csumStart[i] = 0;
-      this.csumOffset[i] = 0;
+      length[i] = 0;
+      flags[i] = 0;
+      gsoType[i] = 0;
+      gsoSize[i] = 0;
+      headerLength[i] = 0;
+      csumStart[i] = 0;
+      csumOffset[i] = 0;
     }
     this.#reserved = max;
     return max;
@@ -221,27 +228,37 @@ export class TxQueue {
     const chainCount = this.#chainCount;
     const chainBuffer = this.#chainBuffer;
     const base = this.#guestBase - header;
+    const offsets = this.at;
+    const lengths = this.length;
+    const flags = this.flags;
+    const gsoType = this.gsoType;
+    const gsoSize = this.gsoSize;
+    const headerLength = this.headerLength;
+    const csumStart = this.csumStart;
+    const csumOffset = this.csumOffset;
+    let bufferTop = this.#bufferTop;
+    let descriptorTop = this.#descriptorTop;
     const first = this.#availIndex;
     let index = first;
     let kept = 0;
     for (let i = 0; i < n; i++) {
-      const length = this.length[i]!;
-      const buffer = freeBuffers[--this.#bufferTop]!;
+      const length = lengths[i]!;
+      const buffer = freeBuffers[--bufferTop]!;
       if (length <= 0 || length > frameBytes) {
         kept++;
         continue;
       }
-      const at = this.at[i]!;
+      const at = offsets[i]!;
       const h = (at - header) / 2;
-      u16[h] = this.flags[i]! | (this.gsoType[i]! << 8);
-      u16[h + 1] = this.headerLength[i]!;
-      u16[h + 2] = this.gsoSize[i]!;
-      u16[h + 3] = this.csumStart[i]!;
-      u16[h + 4] = this.csumOffset[i]!;
+      u16[h] = flags[i]! | (gsoType[i]! << 8);
+      u16[h + 1] = headerLength[i]!;
+      u16[h + 2] = gsoSize[i]!;
+      u16[h + 3] = csumStart[i]!;
+      u16[h + 4] = csumOffset[i]!;
       if (header === 12) u16[h + 5] = 0;
       let head = 0;
       if (simple) {
-        head = freeDescriptors[--this.#descriptorTop]!;
+        head = freeDescriptors[--descriptorTop]!;
         const d = desc + head * 4;
         const address = base + at;
         u32[d] = address;
@@ -250,12 +267,16 @@ export class TxQueue {
         u32[d + 3] = 0;
         chainCount[head] = 1;
       } else {
+        this.#descriptorTop = descriptorTop;
         head = this.#chain(buffer, at, length);
+        descriptorTop = this.#descriptorTop;
       }
       chainBuffer[head] = buffer;
       u16[ring + (index & mask)] = head;
       index++;
     }
+    this.#bufferTop = bufferTop;
+    this.#descriptorTop = descriptorTop;
     if (kept > 0) this.#keep(n, kept);
     if (index === first) return 0;
     this.#availIndex = index & 0xffff;
