@@ -1,8 +1,8 @@
 /** The demo's two guests: worker threads with a virtio port and a host each, steered and read through shared memory. */
 import { Worker } from 'node:worker_threads';
-import { HISTOGRAM_SLOTS } from '../src/guest/histogram.ts';
-import { HOST_SLOTS, type HostCounter, hostCounter } from '../src/guest/net.ts';
-import type { PortOptions } from '../src/guest/options.ts';
+import { HISTOGRAM_SLOTS } from '#guest/histogram.ts';
+import { HOST_SLOTS, type HostCounter, hostCounter } from '#guest/net.ts';
+import type { PortOptions } from '#guest/options.ts';
 import {
   CONTROL_BYTES,
   CONTROL_PINGS,
@@ -11,7 +11,7 @@ import {
   CONTROL_WORDS,
   type GuestMessage,
   type GuestSetup,
-} from '../src/guest/worker.ts';
+} from '#guest/worker.ts';
 
 export interface GuestOptions {
   readonly name: string;

@@ -4,9 +4,9 @@
  * Rates of ports and latencies come from the guests, so they go on while no control plane answers; caches, PMDs, megaflows
  * and drops come from the API and stand still until it is back.
  */
-import { DROP_REASONS } from '../src/contract/catalogue.ts';
-import { percentile } from '../src/guest/histogram.ts';
-import { type HostCounter, PING_HISTOGRAM_AT, STREAM_HISTOGRAM_AT } from '../src/guest/net.ts';
+import { DROP_REASONS } from '#contract/catalogue.ts';
+import { percentile } from '#guest/histogram.ts';
+import { type HostCounter, PING_HISTOGRAM_AT, STREAM_HISTOGRAM_AT } from '#guest/net.ts';
 import type { Api, DatapathFlow, DatapathPort, Pmd } from './api.ts';
 import type { Guest } from './guests.ts';
 
