@@ -34,24 +34,26 @@ export async function measure(stage: Stage): Promise<number> {
     stage.run();
     stage.baseline?.();
   }
-  let collections = 0;
+  const collections: number[] = [];
   const observer = new PerformanceObserver((list) => {
-    collections += list.getEntries().length;
+    for (const entry of list.getEntries()) collections.push(entry.startTime);
   });
   observer.observe({ entryTypes: ['gc'] });
   await setImmediate();
-  collections = 0;
-  const values: number[] = [];
+  const from = performance.now();
+  const runs: number[] = [];
+  const bases: number[] = [];
   for (let i = 0; i < RUNS; i++) {
-    const spent = timed(stage.run);
-    const base = stage.baseline === undefined ? 0 : timed(stage.baseline);
-    values.push((spent - base) / stage.packets);
+    runs.push(timed(stage.run));
+    bases.push(stage.baseline === undefined ? 0 : timed(stage.baseline));
   }
+  const to = performance.now();
   await setImmediate();
   await setImmediate();
   observer.disconnect();
-  const value = median(values);
-  const least = Math.min(...values).toFixed(1);
-  console.log(`${stage.name}: ${value.toFixed(1)} ns/packet (least ${least}, ${collections} collections)`);
+  const collected = collections.filter((at) => at >= from && at <= to).length;
+  const value = (median(runs) - median(bases)) / stage.packets;
+  const least = (Math.min(...runs) - Math.min(...bases)) / stage.packets;
+  console.log(`${stage.name}: ${value.toFixed(1)} ns/packet (least ${least.toFixed(1)}, ${collected} collections)`);
   return value;
 }

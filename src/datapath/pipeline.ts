@@ -19,7 +19,8 @@ import { runProgram } from './actions/run.ts';
 import { MatchCache } from './cache/match-cache.ts';
 import { FlowStats } from './classifier/flow-stats.ts';
 import { FlowTable } from './classifier/flow-table.ts';
-import { countMore, Found, lookup } from './classifier/lookup.ts';
+import { foundId, foundVerdict, pendingSlots } from './classifier/found.ts';
+import { countMore, lookup } from './classifier/lookup.ts';
 import type { PortFlows } from './classifier/port-flows.ts';
 import { MAX_OUTPUTS, Outputs, type PortLookup } from './outputs.ts';
 import { BURST, type PacketBatch } from './packet/batch.ts';
@@ -28,6 +29,9 @@ import { NEED_ALL, NEED_NETWORK, NEED_NOTHING, NEED_TAGS } from './parse/need.ts
 import { parseBurst, parsePacket } from './parse/parse.ts';
 
 const ROW = KEY_WORDS;
+const ids = foundId;
+const verdicts = foundVerdict;
+const pending = pendingSlots;
 const LIST = MAX_OUTPUTS;
 const TAGS = NEED_TAGS;
 const ALL = NEED_ALL;
@@ -80,7 +84,6 @@ export class Pipeline {
   #sweeping = false;
   readonly #outputs: Outputs;
   readonly #cache = new MatchCache();
-  readonly #found = new Found();
   /** Slots that the match cache did not find. */
   readonly #uncached = new Int32Array(BURST);
 
@@ -174,13 +177,12 @@ export class Pipeline {
     const batch = this.#batch;
     const worker = this.#worker;
     const stats = this.#stats;
-    const found = this.#found;
     const lengths = batch.length;
     const subtable = flows.subtables[0]!;
-    found.pending[0] = 0;
-    lookup(subtable, batch, stats, found, 1, 0);
-    const id = found.id[0]!;
-    const verdict = found.verdict[0]!;
+    pending[0] = 0;
+    lookup(subtable, batch, stats, 1, 0);
+    const id = ids[0]!;
+    const verdict = verdicts[0]!;
     // The lookup has counted the first packet.
     let bytes = 0;
     for (let slot = 1; slot < count; slot++) bytes += lengths[slot]!;
@@ -194,21 +196,19 @@ export class Pipeline {
       return;
     }
     for (let slot = 1; slot < count; slot++) {
-      found.id[slot] = id;
-      found.verdict[slot] = verdict;
+      ids[slot] = id;
+      verdicts[slot] = verdict;
     }
     this.#act(count, NEED_NOTHING);
   }
 
-  /** Fills #found for slots 0..count-1. @returns packets without a megaflow; their slots are pending. */
+  /** Fills found.ts for slots 0..count-1. @returns packets without a megaflow; their slots are pending. */
   #classify(flows: PortFlows | undefined, count: number): number {
     const batch = this.#batch;
     const worker = this.#worker;
-    const found = this.#found;
-    const pending = found.pending;
     if (flows === undefined) {
       for (let slot = 0; slot < count; slot++) {
-        found.id[slot] = -1;
+        ids[slot] = -1;
         pending[slot] = slot;
       }
       return count;
@@ -221,7 +221,7 @@ export class Pipeline {
     let left = count;
     let uncached = 0;
     if (flows.cached) {
-      left = this.#cache.lookup(this.flows, flows, batch, found, left, flags);
+      left = this.#cache.lookup(this.flows, flows, batch, left, flags);
       uncached = left;
       for (let i = 0; i < left; i++) this.#uncached[i] = pending[i]!;
       worker[EMC_HITS] = worker[EMC_HITS]! + (count - left);
@@ -230,26 +230,26 @@ export class Pipeline {
     let searches = 0;
     for (let i = 0; i < subtables.length && left > 0; i++) {
       const before = left;
-      left = lookup(subtables[i]!, batch, stats, found, left, flags);
+      left = lookup(subtables[i]!, batch, stats, left, flags);
       searches += (before - left) * (i + 1);
     }
     worker[MEGAFLOW_HITS] = worker[MEGAFLOW_HITS]! + (searched - left);
     worker[MEGAFLOW_LOOKUPS] = worker[MEGAFLOW_LOOKUPS]! + searches;
     for (let i = 0; i < uncached; i++) {
       const slot = this.#uncached[i]!;
-      if (found.id[slot]! >= 0) this.#cache.insert(slot, found.id[slot]!);
+      if (ids[slot]! >= 0) this.#cache.insert(slot, ids[slot]!);
     }
     if (++flows.bursts >= RANK_EVERY) flows.rank();
     return left;
   }
 
-  /** The pending slots of #found: their whole key is read, they go to the control plane. */
+  /** The pending slots: their whole key is read, they go to the control plane. */
   #miss(misses: number): void {
     const batch = this.#batch;
     const worker = this.#worker;
     let lost = 0;
     for (let i = 0; i < misses; i++) {
-      const slot = this.#found.pending[i]!;
+      const slot = pending[i]!;
       parsePacket(batch, slot, ALL);
       batch.keys[slot * ROW + W_IN_PORT] = batch.inPort;
       const reason = this.#env.onMiss(batch, slot);
@@ -267,8 +267,6 @@ export class Pipeline {
   #act(count: number, need: number): void {
     const batch = this.#batch;
     const outputs = this.#outputs;
-    const ids = this.#found.id;
-    const verdicts = this.#found.verdict;
     const lists = outputs.lists;
     const counts = outputs.counts;
     // While packets leave by one port, its list and count stay in locals.

@@ -16,8 +16,9 @@
 import { KEY_WORDS, W_NW_MISC } from '#contract/flow-key.ts';
 import { ENTRY_KEY, ENTRY_VERDICT } from '../classifier/entry.ts';
 import type { FlowTable } from '../classifier/flow-table.ts';
+import { foundId, foundVerdict, pendingSlots } from '../classifier/found.ts';
 import { HASH_SEED, hashFinish, hashWord } from '../classifier/hash.ts';
-import { countHit, type Found } from '../classifier/lookup.ts';
+import { countHit } from '../classifier/lookup.ts';
 import type { PortFlows } from '../classifier/port-flows.ts';
 import { BURST, type PacketBatch } from '../packet/batch.ts';
 
@@ -25,6 +26,9 @@ const ROW = KEY_WORDS;
 const MISC = W_NW_MISC;
 const KEY = ENTRY_KEY;
 const hit = countHit;
+const ids = foundId;
+const verdicts = foundVerdict;
+const pending = pendingSlots;
 const VERDICT = ENTRY_VERDICT;
 const SEED = HASH_SEED;
 const word = hashWord;
@@ -44,20 +48,12 @@ export class MatchCache {
    * Looks up pending[0..count-1], like `lookup`.
    * @returns slots still pending; `insert` wants to know their results.
    */
-  lookup(
-    table: FlowTable,
-    flows: PortFlows,
-    batch: PacketBatch,
-    found: Found,
-    count: number,
-    tcpFlags: number,
-  ): number {
+  lookup(table: FlowTable, flows: PortFlows, batch: PacketBatch, count: number, tcpFlags: number): number {
     const keys = batch.keys;
     const lengths = batch.length;
     const stats = table.stats;
     const places = this.#places;
     const hashes = this.#hashes;
-    const pending = found.pending;
     const words = flows.compact.words;
     const bits = flows.compact.bits;
     const width = words.length;
@@ -89,8 +85,8 @@ export class MatchCache {
           const at = home[id]!;
           const entries = (at & 1) === subtable.parity ? subtable.table : subtable.old;
           if (proves(subtable.words, subtable.bits, entries, at >>> 1, keys, slot * ROW)) {
-            found.id[slot] = id;
-            found.verdict[slot] = entries[(at >>> 1) + VERDICT]!;
+            ids[slot] = id;
+            verdicts[slot] = entries[(at >>> 1) + VERDICT]!;
             subtable.hits++;
             subtable.touched = true;
             hit(stats, entries, at >>> 1, lengths[slot]!, keys[slot * ROW + MISC]! & tcpFlags);

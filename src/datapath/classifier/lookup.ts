@@ -15,6 +15,7 @@ import { KEY_WORDS, W_NW_MISC } from '#contract/flow-key.ts';
 import { BURST, type PacketBatch } from '../packet/batch.ts';
 import { ENTRY_BYTES, ENTRY_KEY, ENTRY_TALLY, ENTRY_VERDICT, TALLY_FULL, TALLY_ONE } from './entry.ts';
 import type { FlowStats } from './flow-stats.ts';
+import { foundId, foundVerdict, pendingSlots } from './found.ts';
 import { HASH_SEED, hashFinish, hashWord } from './hash.ts';
 import type { Subtable } from './subtable.ts';
 
@@ -26,18 +27,12 @@ const TALLY = ENTRY_TALLY;
 const BYTES = ENTRY_BYTES;
 const ONE = TALLY_ONE;
 const FULL = TALLY_FULL;
+const ids = foundId;
+const verdicts = foundVerdict;
+const pending = pendingSlots;
 const SEED = HASH_SEED;
 const word = hashWord;
 const finish = hashFinish;
-
-/** Results of a burst, by slot, and the slots still to be found. */
-export class Found {
-  /** Flow id, or -1. */
-  readonly id = new Int32Array(BURST);
-  readonly verdict = new Int32Array(BURST);
-  /** Slots without a result. */
-  readonly pending = new Int32Array(BURST);
-}
 
 /**
  * Counts a hit in its entry. @param flags TCP flags of the packet.
@@ -67,21 +62,20 @@ const masked = new Int32Array(BURST * 8);
 const hashes = new Int32Array(BURST);
 
 /**
- * Looks up pending[0..count-1]; hits are counted and written to `found`, the others stay pending, in order.
+ * Looks up pending[0..count-1]; hits are counted and written to found.ts, the others stay pending, in order.
  * @param flags bits of key word 11 that are TCP flags; 0 when that word is not parsed. @returns slots still pending.
  */
 export const lookup = (
   subtable: Subtable,
   batch: PacketBatch,
   stats: FlowStats,
-  found: Found,
   count: number,
   flags: number,
 ): number => {
   let left = 0;
-  if (subtable.width === 4) left = lookup4(subtable, batch, stats, found, count, flags);
-  else if (subtable.width === 8) left = lookup8(subtable, batch, stats, found, count, flags);
-  else left = lookupWide(subtable, batch, stats, found, count, flags);
+  if (subtable.width === 4) left = lookup4(subtable, batch, stats, count, flags);
+  else if (subtable.width === 8) left = lookup8(subtable, batch, stats, count, flags);
+  else left = lookupWide(subtable, batch, stats, count, flags);
   if (left < count) {
     subtable.hits += count - left;
     subtable.touched = true;
@@ -89,14 +83,7 @@ export const lookup = (
   return left;
 };
 
-const lookup4 = (
-  subtable: Subtable,
-  batch: PacketBatch,
-  stats: FlowStats,
-  found: Found,
-  count: number,
-  flags: number,
-): number => {
+const lookup4 = (subtable: Subtable, batch: PacketBatch, stats: FlowStats, count: number, flags: number): number => {
   const keys = batch.keys;
   const lengths = batch.length;
   const words = subtable.words;
@@ -109,7 +96,6 @@ const lookup4 = (
   const m1 = bits[1]!;
   const m2 = bits[2]!;
   const m3 = bits[3]!;
-  const pending = found.pending;
   for (let i = 0, to = 0; i < count; i++, to += 4) {
     const row = pending[i]! * ROW;
     const k0 = keys[row + w0]! & m0;
@@ -122,8 +108,6 @@ const lookup4 = (
     masked[to + 3] = k3;
     hashes[i] = finish(word(word(word(word(SEED, k0), k1), k2), k3));
   }
-  const ids = found.id;
-  const verdicts = found.verdict;
   const table = subtable.table;
   const wrap = ((subtable.rowMask + 1) << 3) - 1;
   const draining = subtable.draining;
@@ -148,9 +132,15 @@ const lookup4 = (
       id = table[at]!;
     }
     if (id !== 0) {
+      // All loads stand before the stores: V8 loads a typed array's address anew after each store.
+      const verdict = table[at + VERDICT]!;
+      const tally = (table[at + TALLY]! + ONE) | (keys[slot * ROW + MISC]! & flags);
+      const sum = table[at + BYTES]! + lengths[slot]!;
+      table[at + TALLY] = tally;
+      table[at + BYTES] = sum;
       ids[slot] = id - 1;
-      verdicts[slot] = table[at + VERDICT]!;
-      hit(stats, table, at, lengths[slot]!, keys[slot * ROW + MISC]! & flags);
+      verdicts[slot] = verdict;
+      if ((tally | sum) >= FULL) stats.spill(table, at);
       continue;
     }
     const old = draining ? oldRow(subtable, from, hashes[i]!) : -1;
@@ -166,14 +156,7 @@ const lookup4 = (
   return left;
 };
 
-const lookup8 = (
-  subtable: Subtable,
-  batch: PacketBatch,
-  stats: FlowStats,
-  found: Found,
-  count: number,
-  flags: number,
-): number => {
+const lookup8 = (subtable: Subtable, batch: PacketBatch, stats: FlowStats, count: number, flags: number): number => {
   const keys = batch.keys;
   const lengths = batch.length;
   const words = subtable.words;
@@ -194,7 +177,6 @@ const lookup8 = (
   const m5 = bits[5]!;
   const m6 = bits[6]!;
   const m7 = bits[7]!;
-  const pending = found.pending;
   for (let i = 0, to = 0; i < count; i++, to += 8) {
     const row = pending[i]! * ROW;
     const k0 = keys[row + w0]! & m0;
@@ -215,8 +197,6 @@ const lookup8 = (
     masked[to + 7] = k7;
     hashes[i] = finish(word(word(word(word(word(word(word(word(SEED, k0), k1), k2), k3), k4), k5), k6), k7));
   }
-  const ids = found.id;
-  const verdicts = found.verdict;
   const table = subtable.table;
   const wrap = ((subtable.rowMask + 1) << 4) - 1;
   const draining = subtable.draining;
@@ -241,9 +221,15 @@ const lookup8 = (
       id = table[at]!;
     }
     if (id !== 0) {
+      // All loads stand before the stores: V8 loads a typed array's address anew after each store.
+      const verdict = table[at + VERDICT]!;
+      const tally = (table[at + TALLY]! + ONE) | (keys[slot * ROW + MISC]! & flags);
+      const sum = table[at + BYTES]! + lengths[slot]!;
+      table[at + TALLY] = tally;
+      table[at + BYTES] = sum;
       ids[slot] = id - 1;
-      verdicts[slot] = table[at + VERDICT]!;
-      hit(stats, table, at, lengths[slot]!, keys[slot * ROW + MISC]! & flags);
+      verdicts[slot] = verdict;
+      if ((tally | sum) >= FULL) stats.spill(table, at);
       continue;
     }
     const old = draining ? oldRow(subtable, from, hashes[i]!) : -1;
@@ -274,20 +260,12 @@ const oldRow = (subtable: Subtable, from: number, hash: number): number => {
 };
 
 /** Masks of more than 8 words: packets one by one, their masked words in the first row of `wide`. */
-const lookupWide = (
-  subtable: Subtable,
-  batch: PacketBatch,
-  stats: FlowStats,
-  found: Found,
-  count: number,
-  flags: number,
-): number => {
+const lookupWide = (subtable: Subtable, batch: PacketBatch, stats: FlowStats, count: number, flags: number): number => {
   const keys = batch.keys;
   const lengths = batch.length;
   const words = subtable.words;
   const bits = subtable.bits;
   const width = subtable.width;
-  const pending = found.pending;
   for (let i = 0; i < count; i++) {
     const row = pending[i]! * ROW;
     let hash = SEED;
@@ -304,11 +282,11 @@ const lookupWide = (
       at = wideRow(subtable, table, subtable.oldRowMask, keys, slot * ROW, hashes[i]!);
     }
     if (at < 0) {
-      found.id[slot] = -1;
+      ids[slot] = -1;
       pending[left++] = slot;
     } else {
-      found.id[slot] = table[at]! - 1;
-      found.verdict[slot] = table[at + VERDICT]!;
+      ids[slot] = table[at]! - 1;
+      verdicts[slot] = table[at + VERDICT]!;
       hit(stats, table, at, lengths[slot]!, keys[slot * ROW + MISC]! & flags);
     }
   }
