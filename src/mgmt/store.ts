@@ -77,9 +77,7 @@ export class Store {
     const bytes = frame(encode(this.#type, transaction));
     return new Promise((done, failed) => {
       this.#waiting.push({ bytes, done, failed });
-      this.#writing ??= this.#write().finally(() => {
-        this.#writing = undefined;
-      });
+      this.#writing ??= this.#write();
     });
   }
 
@@ -103,6 +101,8 @@ export class Store {
         for (const entry of batch) entry.failed(this.#broken);
       }
     }
+    // In the same turn as the last look: who appends from now on starts another write.
+    this.#writing = undefined;
   }
 
   /**

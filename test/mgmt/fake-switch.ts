@@ -83,17 +83,23 @@ class FakeBridge implements BridgeApi {
       });
     } else if (command === 'delete') {
       for (const [at, entry] of this.flows) {
-        if ((mod.table === 255 || mod.table === entry.table) && (match === '' || match === entry.match)) this.flows.delete(at);
+        if ((mod.table === 255 || mod.table === entry.table) && (match === '' || match === entry.match))
+          this.flows.delete(at);
       }
     } else if (command === 'delete_strict') {
       for (const [at, entry] of this.flows) {
-        if ((mod.table === 255 || mod.table === entry.table) && mod.priority === entry.priority && match === entry.match) {
+        if (
+          (mod.table === 255 || mod.table === entry.table) &&
+          mod.priority === entry.priority &&
+          match === entry.match
+        ) {
           this.flows.delete(at);
         }
       }
     } else {
       for (const [at, entry] of this.flows) {
-        if (match === '' || match === entry.match) this.flows.set(at, { ...entry, actions: formatActions(mod.actions) });
+        if (match === '' || match === entry.match)
+          this.flows.set(at, { ...entry, actions: formatActions(mod.actions) });
       }
     }
   }
@@ -117,7 +123,12 @@ class FakeBridge implements BridgeApi {
     return [...this.flows.values()]
       .filter((flow) => table === 255 || flow.table === table)
       .map(({ key: _, ...flow }) =>
-        options.names ? { ...flow, match: flow.match.replace(/in_port=(\d+)/, (_all, n) => `in_port=${this.#names.nameOf(Number(n))}`) } : flow,
+        options.names
+          ? {
+              ...flow,
+              match: flow.match.replace(/in_port=(\d+)/, (_all, n) => `in_port=${this.#names.nameOf(Number(n))}`),
+            }
+          : flow,
       );
   }
 
@@ -147,7 +158,16 @@ class FakeBridge implements BridgeApi {
       }
       const type = /type=(\w+)/.exec(group)?.[1] ?? 'all';
       const buckets = [{ packets: 0, bytes: 0 }];
-      this.groupViews.set(groupId, { groupId, type, text: group, duration: 0, refCount: 0, packets: 0, bytes: 0, buckets });
+      this.groupViews.set(groupId, {
+        groupId,
+        type,
+        text: group,
+        duration: 0,
+        refCount: 0,
+        packets: 0,
+        bytes: 0,
+        buckets,
+      });
     }
   }
 
@@ -188,7 +208,12 @@ export class FakeDatapath implements Datapath {
   flowStats(): void {}
   execute(): void {}
 
-  async addPort(config: { name: string; type: string; options: Readonly<Record<string, string>>; mtu: number }): Promise<number> {
+  async addPort(config: {
+    name: string;
+    type: string;
+    options: Readonly<Record<string, string>>;
+    mtu: number;
+  }): Promise<number> {
     if (config.type === 'bogus') throw new Error('no such port type: bogus');
     const portNo = this.portList.length + 1;
     this.portList.push({ ...config, portNo, state: 'up', lastError: '', linkUp: true, facts: {} });

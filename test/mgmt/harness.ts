@@ -5,7 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Manager } from '#mgmt/manager.ts';
 import { ApiServer } from '#mgmt/server.ts';
-import { FakeSwitch } from './fake-switch.ts';
+import { Switch } from '#ofproto/switch.ts';
+import { FakeDatapath, FakeSwitch } from './fake-switch.ts';
 
 export const quiet = { info() {}, warn() {}, error() {} };
 
@@ -14,6 +15,7 @@ export const temporaryFolder = (): Promise<string> => mkdtemp(join(tmpdir(), 'rw
 export interface Harness {
   readonly rundir: string;
   readonly fake: FakeSwitch;
+  readonly datapath: FakeDatapath;
   readonly manager: Manager;
   readonly server: ApiServer;
   /** exit requests, as they came. */
@@ -21,10 +23,15 @@ export interface Harness {
   stop(): Promise<void>;
 }
 
-export async function startHarness(options: { address?: string; token?: string; rundir?: string } = {}): Promise<Harness> {
+export async function startHarness(
+  options: { address?: string; token?: string; rundir?: string; ofproto?: boolean } = {},
+): Promise<Harness> {
   const rundir = options.rundir ?? (await temporaryFolder());
-  const fake = new FakeSwitch();
-  const manager = new Manager({ switch: fake, datapath: fake.datapath, config: join(rundir, 'config'), log: quiet });
+  const datapath = new FakeDatapath();
+  const fake = new FakeSwitch(datapath);
+  // The real OpenFlow tables where outputs are compared, over a data plane without packets.
+  const target = options.ofproto ? new Switch(datapath, { timer: false }) : fake;
+  const manager = new Manager({ switch: target, datapath, config: join(rundir, 'config'), log: quiet });
   await manager.start();
   const exits: boolean[] = [];
   const server = new ApiServer({
@@ -42,7 +49,7 @@ export async function startHarness(options: { address?: string; token?: string; 
     await manager.stop();
     await rm(rundir, { recursive: true, force: true });
   };
-  return { rundir, fake, manager, server, exits, stop };
+  return { rundir, fake, datapath, manager, server, exits, stop };
 }
 
 export interface Answer {
@@ -70,7 +77,9 @@ export function call(
       response.on('data', (part) => parts.push(part));
       response.on('end', () => {
         const bytes = Buffer.concat(parts);
-        const json = String(response.headers['content-type']).includes('json') ? JSON.parse(bytes.toString()) : undefined;
+        const json = String(response.headers['content-type']).includes('json')
+          ? JSON.parse(bytes.toString())
+          : undefined;
         done({ status: response.statusCode!, headers: response.headers, bytes, json });
       });
     });

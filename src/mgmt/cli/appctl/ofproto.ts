@@ -53,7 +53,11 @@ async function trace({ client, out, args, json }: AppContext): Promise<void> {
   const reply = await client.call('POST', '/v1/trace', jsonBody(body)).catch((error: unknown) => {
     if (!(error instanceof ApiError)) throw error;
     const syntax = error.code !== 'no_such_bridge' && !/^[A-Z]/.test(error.message);
-    throw new ServerError(syntax ? `Bad openflow flow syntax: ${body.flow}: ${error.message}` : error.message);
+    throw new ServerError(
+      syntax
+        ? `Bad openflow flow syntax: ${body.flow}: ${error.message.replace(/^unknown keyword /, 'unknown field ')}`
+        : error.message,
+    );
   });
   if (json) out.line(JSON.stringify(reply));
   else out.raw(reply.text.endsWith('\n') ? reply.text : `${reply.text}\n`);

@@ -84,7 +84,7 @@ export function sortFlows(flows: FlowMessage[], field: string, reverse: boolean)
   flows.sort((a, b) => {
     const x = keys.get(a);
     const y = keys.get(b);
-    if (!x || !y) return x ? -1 : y ? 1 : 0;
+    if (!x || !y) return x ? -1 : y ? 1 : b.priority - a.priority;
     const order = compare(x, y);
     return reverse ? -order : order;
   });

@@ -133,9 +133,8 @@ async function dumpTables(context: Context): Promise<undefined> {
         out.line('    (same features)');
       }
     }
-    // The first table is told alone, so that its features stand somewhere.
     let last = at;
-    while (at > 0 && last + 1 < tables.length && same(tables[last + 1]!, table)) last++;
+    while (last + 1 < tables.length && same(tables[last + 1]!, table)) last++;
     if (last > at) {
       out.line('');
       const from = tables[at + 1]!.table;

@@ -1,0 +1,84 @@
+/**
+ * Golden outputs: commands of `golden/<tool>.commands` and what the tools of Open vSwitch 3.1 answered to them, in
+ * `golden/<tool>.golden`. What differs from run to run, or names the program, is put in one form first.
+ */
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { run } from '../support/process.ts';
+
+const FOLDER = join(import.meta.dirname, 'golden');
+
+const FILES: Readonly<Record<string, string>> = {
+  'bad.flows': 'priority=9,ip,actions=1\n# comment\n\nin_port=2,bad=1,actions=3\n',
+  'one.flows': 'priority=9,ip,actions=1\n',
+  'two.flows': 'priority=9,ip,actions=2\npriority=1,udp,cookie=5,actions=drop',
+  'mods.flows': 'add priority=3,tcp actions=drop\ndelete udp\nmodify ip actions=2\n',
+};
+
+/** Writes the files that the commands name. */
+export function writeInputs(folder: string): void {
+  mkdirSync(folder, { recursive: true });
+  for (const [name, text] of Object.entries(FILES)) writeFileSync(join(folder, name), text);
+}
+
+export const commandsOf = (tool: string): string[] =>
+  readFileSync(join(FOLDER, `${tool}.commands`), 'utf8')
+    .trim()
+    .split('\n');
+
+/** Words of a command line: blanks divide, single quotes keep. */
+const words = (line: string): string[] =>
+  [...line.matchAll(/(?:'([^']*)'|(\S+))/g)].map((found) => found[1] ?? found[2]!);
+
+const DUMP = /^\S*ofctl .*(dump-flows|diff-flows|dump-ports)\b/;
+
+/** Order among flows is nobody's promise, unless sorting was asked for. */
+function inOrder(command: string, output: string): string {
+  if (!DUMP.test(command) || /--r?sort/.test(command)) return output;
+  const lines = output.split('\n');
+  const movable = (line: string): boolean => /^( cookie| table|[-+]| \S+ actions=| actions=)/.test(line);
+  const sorted = lines.filter(movable).sort();
+  return lines.map((line) => (movable(line) ? sorted.shift()! : line)).join('\n');
+}
+
+function normalise(command: string, output: string): string {
+  return inOrder(
+    command,
+    output
+      .replace(/\b(?:ovs|rw)-(vsctl|ofctl|appctl): (?:ovs-vswitchd|\/\S+\.(?:ctl|sock)):/g, '$1: DAEMON:')
+      .replace(/\b(?:ovs|rw)-(vsctl|ofctl|appctl|vswitchd)\b/g, '$1')
+      .replace(/xid=0x[0-9a-f]+/g, 'xid=X')
+      .replace(/\b(duration|idle_age|hard_age)=[\d.]+/g, '$1=N')
+      .replace(/\bhard_age=N, /g, '')
+      .replace(/addr:[0-9a-f:]{17}/g, 'addr:MAC')
+      // Of OVS's flags this switch keeps what was asked for; its answers over OpenFlow 1.0 set reset_counts by themselves.
+      .replace(/\breset_counts /g, ''),
+  );
+}
+
+/**
+ * Runs all commands of a tool's list. @param prefix what stands before `vsctl`, `ofctl`, `appctl`: `ovs-`, or a folder with `rw-`.
+ * @returns the transcript.
+ */
+export async function transcript(
+  tool: string,
+  prefix: string,
+  env: Record<string, string>,
+  cwd: string,
+  extra: Record<string, string[]> = {},
+): Promise<string> {
+  let text = '';
+  for (const command of commandsOf(tool)) {
+    const [program = '', ...args] = words(command);
+    const { code, stdout, stderr } = await run(
+      'env',
+      ['-C', cwd, `${prefix}${program}`, ...(extra[program] ?? []), ...args],
+      { env },
+    );
+    text += `$ ${command}\n${normalise(command, stdout + stderr)}${code === 0 ? '' : `rc=${code}\n`}`;
+  }
+  return text;
+}
+
+export const recorded = (tool: string): string => readFileSync(join(FOLDER, `${tool}.golden`), 'utf8');
+export const record = (tool: string, text: string): void => writeFileSync(join(FOLDER, `${tool}.golden`), text);
