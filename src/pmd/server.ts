@@ -13,6 +13,8 @@ import { accept, close, EAGAIN, eventfd, unixListen, unlinkIfSocket, Watcher } f
 
 /** Flows in one frame of a dump. */
 const FLOWS_PER_FRAME = 1024;
+/** A refused connection that says nothing is closed after this. */
+const REFUSAL_MS = 1000;
 
 /** What the process does for the control plane; each may throw an Error, whose `code` and message go back. */
 export interface ContractHandler {
@@ -79,9 +81,7 @@ export class ContractServer {
     const fd = accept(this.#listener);
     if (fd === -EAGAIN || fd < 0) return;
     if (this.#channel) {
-      const refused = new Channel(fd, { frame() {}, closed() {} });
-      refused.send(encodeReply({ id: 0, error: { code: 'busy', message: 'another control plane is attached' } }));
-      refused.close();
+      this.#refuse(fd);
       return;
     }
     const channel = new Channel(fd, {
@@ -92,6 +92,19 @@ export class ContractServer {
       closed: () => this.#turnOf(() => this.#detach(channel)),
     });
     this.#channel = channel;
+  }
+
+  /** Stays open until the peer has spoken, so that it reads the answer before it finds the connection closed. */
+  #refuse(fd: number): void {
+    const limit = setTimeout(() => refused.close(), REFUSAL_MS);
+    const refused = new Channel(fd, {
+      frame: (_, fds) => {
+        for (const extra of fds) close(extra);
+        refused.close();
+      },
+      closed: () => clearTimeout(limit),
+    });
+    refused.send(encodeReply({ id: 0, error: { code: 'busy', message: 'another control plane is attached' } }));
   }
 
   #turnOf(work: () => Promise<void>): void {

@@ -198,6 +198,11 @@ export class DataProcess {
     };
   }
 
+  /** Mappings of the memory of guests. */
+  guestMappings(): number {
+    return readFileSync(`/proc/${this.child.pid}/maps`, 'utf8').split('memfd:virtio-port').length - 1;
+  }
+
   async close(): Promise<void> {
     for (const guest of this.#guests) await guest.close({ abrupt: true });
     for (const control of this.#controls) control.client.detach();
