@@ -82,7 +82,7 @@ export async function buildApi(context: RouteContext, metrics: Metrics, log: Api
   addParsers(app);
   await app.register(swagger, {
     openapi: {
-      openapi: '3.0.3',
+      openapi: '3.1.0',
       info: { title: 'Ringway', description: 'A userspace virtual switch', version: context.version },
       servers: [{ url: '/' }],
       components: { securitySchemes: { token: { type: 'http', scheme: 'bearer' } } },
