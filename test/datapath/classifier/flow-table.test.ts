@@ -235,6 +235,72 @@ for (const disjoint of [true, false]) {
   });
 }
 
+test('flows that come and go while their table grows and shrinks are found, and only they', (t) => {
+  const random = new Random(77);
+  const world = new World();
+  const mask = new Uint32Array(KEY_WORDS);
+  mask[8] = 0xffffffff;
+  const samples = Array.from({ length: IDS }, (_, id): Sample => {
+    const ip = [
+      0x45,
+      0,
+      0,
+      28,
+      0,
+      0,
+      0,
+      0,
+      64,
+      17,
+      0,
+      0,
+      10,
+      0,
+      id >> 8,
+      id & 255,
+      10,
+      0,
+      0,
+      9,
+      0,
+      1,
+      0,
+      2,
+      0,
+      8,
+      0,
+      0,
+    ];
+    const frame = Uint8Array.from([...new Array<number>(12).fill(2), 8, 0, ...ip]);
+    return { frame, key: referenceParse(frame).key };
+  });
+  let whileMoving = 0;
+  for (let round = 0; round < 30_000; round++) {
+    // Up to all ids, down to a few, and again: each turn passes every size of the table.
+    const rising = Math.floor(round / 1500) % 2 === 0;
+    const id = random.below(IDS);
+    if (random.chance(rising ? 80 : 15)) {
+      const key = samples[id]!.key.map((value, word) => value & mask[word]!);
+      world.put({ id, inPort: 1, words: [8], key, mask, packets: 0, bytes: 0, flags: 0 });
+    } else {
+      world.delete(id);
+    }
+    const moving = world.pipeline.flows.growing.length > 0;
+    if (!moving && round % 16 !== 0) continue;
+    if (moving) whileMoving++;
+    const asked = Array.from({ length: BURST }, (_, i) => (i === 0 ? id : random.below(IDS)));
+    const verdicts = world.send(
+      1,
+      asked.map((one) => samples[one]!),
+    );
+    for (const [slot, one] of asked.entries()) {
+      if (verdicts[slot] !== (world.flows.has(one) ? one : -1))
+        return t.fail(`round ${round}: ${one} gave ${verdicts[slot]}`);
+    }
+  }
+  t.true(whileMoving > 30, `${whileMoving} bursts while rows moved`);
+});
+
 const table = (): FlowTable => new FlowTable(new FlowStats(new Float64Array(1 << 20), new Float64Array(1)));
 
 test('a dump gives every flow back as it was put, also after growth and deletion', (t) => {
