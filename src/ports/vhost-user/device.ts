@@ -151,10 +151,13 @@ export class VhostUserDevice {
   /** The connection is gone: workers let go first, then everything is closed. */
   async close(): Promise<void> {
     for (const ring of this.#rings.values()) ring.started = false;
-    await this.#apply();
-    for (const ring of this.#rings.values()) for (const fd of [ring.kickFd, ring.callFd, ring.errFd]) closeFd(fd);
-    this.#rings.clear();
-    this.#dropMemory();
+    try {
+      await this.#apply();
+    } finally {
+      for (const ring of this.#rings.values()) for (const fd of [ring.kickFd, ring.callFd, ring.errFd]) closeFd(fd);
+      this.#rings.clear();
+      this.#dropMemory();
+    }
   }
 
   /** Bits that were offered may be accepted, all others may not. */
@@ -222,7 +225,6 @@ export class VhostUserDevice {
   async #setMemory(payload: Uint8Array, fds: number[]): Promise<undefined> {
     // Workers let go of the old table before it goes; rings start again on the new one.
     const rows = wire.decodeMemoryTable(payload);
-    const old = this.#memory;
     await this.#detach();
     this.#dropMemory();
     try {
@@ -238,7 +240,6 @@ export class VhostUserDevice {
       this.memoryError = `the memory table was refused: ${(error as Error).message}; is the guest's memory shared (share=on)?`;
       throw error;
     }
-    if (old !== undefined) for (const ring of this.#rings.values()) ring.synced ||= ring.started;
     await this.#apply();
   }
 

@@ -138,7 +138,10 @@ export class VhostUserSession implements PortSession {
           this.#faulted = true;
           this.#error = reason;
         }
-        this.#ending = turn.then(() => device.close()).then(() => this.#released(device));
+        this.#ending = turn
+          .then(() => device.close())
+          .catch((error: Error) => this.#trouble(error.message))
+          .then(() => this.#released(device));
       },
     );
     this.#tell();
