@@ -4,9 +4,10 @@ import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { pino } from 'pino';
 import type { ReplyBodies, ToDatapath } from '#contract/messages.ts';
-import { allowedCpus, lockFile } from '#contract/os.ts';
+import { lockFile } from '#contract/os.ts';
 import { defaultRundir } from '#contract/rundir.ts';
 import { type AssignMode, parseCpuMask } from './assign.ts';
+import { usableCpus } from './cpus.ts';
 import { sessionTypes } from './port-types.ts';
 import { Ports } from './ports.ts';
 import { type ContractHandler, ContractServer } from './server.ts';
@@ -30,7 +31,7 @@ function readOptions(options: Readonly<Record<string, string>>): {
   let cores = [-1];
   if (mask !== undefined) {
     try {
-      cores = parseCpuMask(mask, allowedCpus());
+      cores = parseCpuMask(mask, usableCpus());
     } catch (error) {
       throw bad((error as Error).message);
     }
