@@ -131,7 +131,7 @@ export class Bridge implements BridgeApi, Pipeline, FlowTables, GroupTables {
 
   isLive(ofport: number): boolean {
     const port = this.#ports.get(ofport);
-    return port !== undefined && port.forwards && port.dpPort !== 0 && (port.datapath?.linkUp ?? false);
+    return port?.datapath?.linkUp === true && port.forwards && port.dpPort !== 0;
   }
 
   // Ports

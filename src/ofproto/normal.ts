@@ -4,7 +4,16 @@
  * A frame that comes in is put into a VLAN: `vid`, with the tags that are to stay below it. What a port sends is again
  * those tags, with or without one for the VLAN on top.
  */
-import { VLAN_PRESENT, W_DL_DST, W_DL_MIX, W_DL_SRC, W_IN_PORT, W_VLAN } from '#contract/flow-key.ts';
+import {
+  ETH_VLAN,
+  VLAN_PRESENT,
+  W_DL_DST,
+  W_DL_MIX,
+  W_DL_SRC,
+  W_IN_PORT,
+  W_VLAN,
+  W_VLAN_INNER,
+} from '#contract/flow-key.ts';
 import type { SavedTags } from './edit-state.ts';
 import { macKey, macText } from './mac-learning.ts';
 import type { OfPort } from './port.ts';
@@ -60,7 +69,7 @@ export function runNormal(x: Translator): void {
   const dst = dstHigh * 0x10000 + (flow[W_DL_MIX]! >>> 16);
   const src = (flow[W_DL_MIX]! & 0xffff) * 0x1_0000_0000 + flow[W_DL_SRC]!;
   if (dstHigh === RESERVED_HIGH && flow[W_DL_MIX]! >>> 16 < 16 && !bridge.forwardBpdu) {
-    return x.lose('reserved_multicast', 'packet has reserved destination MAC, dropping');
+    return x.decline('reserved_multicast', 'packet has reserved destination MAC, dropping');
   }
 
   const tunnel = inPort.vlanMode === 'dot1q-tunnel';
@@ -72,26 +81,26 @@ export function runNormal(x: Translator): void {
     vid,
     tags: state.saveTags(),
     tagged: !tunnel && (tci & VLAN_PRESENT) !== 0,
-    tpid: tunnel ? inPort.qinqType : 0x8100,
+    tpid: tunnel ? inPort.qinqType : ETH_VLAN,
   };
   if ((dstHigh & 0x01000000) !== 0) {
-    x.trace?.note('multicast packet, flooding');
+    x.trace?.note('no learned MAC for destination, flooding');
     flood(x, frame);
     return;
   }
   // The frame's own source is learned before its destination is looked up.
-  if (dst === src) return x.lose('hairpin', 'learned port is input port, dropping');
+  if (dst === src) return x.decline('hairpin', 'learned port is input port, dropping');
   const key = macKey(vid, dst);
   x.macs.push({ key, vlan: vid, mac: dst, port: undefined });
   const entry = bridge.macs.lookup(key);
   if (entry === undefined) {
     x.trace?.note('no learned MAC for destination, flooding');
     flood(x, frame);
-  } else if (entry.port === inPort) x.lose('hairpin', 'learned port is input port, dropping');
+  } else if (entry.port === inPort) x.decline('hairpin', 'learned port is input port, dropping');
   else if (entry.port.isProtected && inPort.isProtected) x.lose('vlan_policy', 'learned port is protected, dropping');
   else {
     x.trace?.note('forwarding to learned port');
-    send(x, frame, entry.port);
+    if (!send(x, frame, entry.port)) x.lose('vlan_policy', 'learned port takes no tagged frames');
     state.restoreTags(frame.tags);
   }
 }
@@ -117,37 +126,54 @@ function flood(x: Translator, frame: Frame): void {
   let sent = false;
   for (const port of x.bridge.portList) {
     if (port === inPort || !port.floods || !port.carries(vid) || (port.isProtected && inPort.isProtected)) continue;
-    send(x, frame, port);
-    sent = true;
+    sent = send(x, frame, port) || sent;
   }
   x.state.restoreTags(frame.tags);
   if (!sent) x.lose('no_learnt_port', 'no port to flood to');
 }
 
-/** Sends by one port, with the tags that its mode asks for. */
-function send(x: Translator, { vid, tags, tagged, tpid }: Frame, port: OfPort): void {
+/**
+ * Sends by one port, with the tags that its mode asks for. Two habits of Open vSwitch beyond its manual are kept: a trunk
+ * hands a priority tag (VID 0) on when its priority is not 0, and priority-tags=always adds no tag of priority 0.
+ * @returns false when the port does not take the frame: an access port takes none that is tagged within its VLAN.
+ */
+function send(x: Translator, { vid, tags, tagged, tpid }: Frame, port: OfPort): boolean {
   const { state } = x;
   state.restoreTags(tags);
-  const strip = port.vlanMode === 'access' || (port.vlanMode === 'native-untagged' && vid === port.vlan);
-  const out = strip || port.vlanMode === 'dot1q-tunnel' ? 0 : vid;
-  if (tagged && out !== 0 && (state.flow[W_VLAN]! & VID) === out) {
-    outputPort(x, port);
-    return;
-  }
-  let pcp = 0;
-  let type = tpid;
-  if (tagged) {
-    if (out !== 0 || port.priorityTags !== 'never') {
-      state.look(W_VLAN, PCP);
-      pcp = state.flow[W_VLAN]! & PCP;
+  const { vlanMode, priorityTags } = port;
+  if (vlanMode === 'access') {
+    const below = tagged ? W_VLAN_INNER : W_VLAN;
+    if (tags.length > (tagged ? 1 : 0)) {
+      state.look(below, VLAN_PRESENT | VID);
+      if ((state.flow[below]! & VID) !== 0) return false;
     }
-    type = state.flow[W_VLAN]! >>> 16;
+  }
+  const bare =
+    vlanMode === 'access' || vlanMode === 'dot1q-tunnel' || (vlanMode === 'native-untagged' && vid === port.vlan);
+  const out = bare ? 0 : vid;
+  if (tagged && !bare && (state.flow[W_VLAN]! & VID) === out && (out !== 0 || priority(x) !== 0)) {
+    outputPort(x, port);
+    return true;
+  }
+  const keepsPriority =
+    tags.length > 0 && (out !== 0 ? tagged : priorityTags !== 'never' && bare && vlanMode !== 'dot1q-tunnel');
+  const pcp = keepsPriority ? priority(x) : 0;
+  let type = out === 0 ? ETH_VLAN : tpid;
+  if (tagged) {
+    if (out !== 0 || pcp !== 0) {
+      state.look(W_VLAN, 0xffff0000);
+      type = state.flow[W_VLAN]! >>> 16;
+    }
     state.popTag();
   }
-  const priorityTag = port.priorityTags === 'always' || (port.priorityTags === 'if-nonzero' && pcp !== 0);
-  if (out !== 0 || (priorityTag && port.vlanMode !== 'dot1q-tunnel')) {
-    if (tagged) state.look(W_VLAN, 0xffff0000);
-    state.pushTag(type, out | pcp);
-  }
+  if (vlanMode === 'access') state.popTag();
+  if (out !== 0 || (pcp !== 0 && !state.hasTag())) state.pushTag(type, out | pcp);
   outputPort(x, port);
+  return true;
+}
+
+/** Priority bits of the outer tag. */
+function priority({ state }: Translator): number {
+  state.look(W_VLAN, PCP);
+  return state.flow[W_VLAN]! & PCP;
 }

@@ -206,7 +206,7 @@ export class Revalidator {
     this.#changedRules = new Map();
     for (const [bridge, tables] of changed) {
       for (const [table, rules] of tables) {
-        const bit = 1 << (table < 31 ? table : 31);
+        const bit = 1 << Math.min(table, 31);
         if (rules.length > MAX_COMPARED) {
           for (const flow of this.megaflows.byId.values())
             if (flow.bridge === bridge && (flow.tableBits & bit) !== 0) this.#dirty.add(flow);

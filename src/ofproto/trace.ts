@@ -20,12 +20,12 @@ import type { Action } from './actions.ts';
 import { formatActions } from './actions-format.ts';
 import { RequestError, type TraceResult } from './api.ts';
 import { formatFieldValue } from './field-format.ts';
-import { OF_KEY_WORDS, readField, type Subfield } from './key.ts';
+import { OF_KEY_WORDS, readField, type Subfield, W_ACTSET_OUTPUT } from './key.ts';
 import type { Match } from './match.ts';
 import { formatMatch } from './match-format.ts';
 import { parseMatch } from './match-parse.ts';
 import { formatOdpActions } from './odp-format.ts';
-import type { PortNames } from './ofp-port.ts';
+import { OFPP_UNSET, type PortNames } from './ofp-port.ts';
 import type { Rule } from './rule.ts';
 import { formatSubfield } from './subfield-parse.ts';
 import type { Pipeline, TraceSink, Translator } from './translate.ts';
@@ -74,7 +74,9 @@ class Story implements TraceSink {
     this.#enter(`bucket ${id}`, false);
   }
 
+  /** Told within the first table, as its last step. */
   actionSet(): void {
+    this.#open.push(this.nodes[0]?.nodes ?? this.nodes);
     this.#enter('--. Executing action set:', true);
   }
 
@@ -127,6 +129,7 @@ function formatPacket(key: Uint32Array): string {
   const masks = new Uint32Array(OF_KEY_WORDS);
   for (let w = 0; w < OF_KEY_WORDS; w++) if (w >= KEY_WORDS ? key[w] !== 0 : w > 1) masks[w] = 0xffffffff;
   masks[W_IN_PORT] = 0xffff;
+  masks[W_ACTSET_OUTPUT] = 0;
   masks[W_VLAN] = 0xffff;
   masks[W_TYPE] = 0xffffff03;
   if (key[W_TYPE]! >>> 16 === 0x0800) {
@@ -168,7 +171,7 @@ export function traceFlow(
     mask: masks.subarray(0, KEY_WORDS),
   });
   const before = formatPacket(key);
-  const after = formatPacket(state.flow);
+  const unchanged = state.flow.every((word, w) => word === (w === W_ACTSET_OUTPUT ? OFPP_UNSET : key[w]));
   return {
     text: [
       `Flow: ${before}`,
@@ -177,7 +180,7 @@ export function traceFlow(
       '-'.repeat(title.length),
       ...story.print(),
       '',
-      `Final flow: ${after === before ? 'unchanged' : after}`,
+      `Final flow: ${unchanged ? 'unchanged' : formatPacket(state.flow)}`,
       `Megaflow: ${megaflow}`,
       `Datapath actions: ${datapathActions}`,
       '',

@@ -29,6 +29,7 @@ import {
   readSubfield,
   type Subfield,
   subfieldMask,
+  W_ACTSET_OUTPUT,
   W_METADATA,
   type WordWrite,
   wholeField,
@@ -107,9 +108,11 @@ function runAction(x: Translator, action: Action, last: boolean, tail: boolean):
       return true;
     case 'write_actions':
       x.actionSet.push(...action.actions);
+      state.flow[W_ACTSET_OUTPUT] = outputOfSet(x.actionSet);
       return true;
     case 'clear_actions':
       x.actionSet = [];
+      state.flow[W_ACTSET_OUTPUT] = OFPP_UNSET;
       return true;
     case 'write_metadata':
       state.write(W_METADATA, Number((action.value & action.mask) >> 32n), Number(action.mask >> 32n));
@@ -293,9 +296,9 @@ function runGroup(x: Translator, id: number, last: boolean): void {
   if (group.type === 'all') for (const bucket of group.buckets) runBucket(x, bucket, false);
   else {
     const bucket = pick(x, group);
-    if (bucket === undefined) x.lose('group_no_bucket', 'no live bucket');
+    if (bucket === undefined) x.decline('group_no_bucket', 'no live bucket');
     else {
-      x.trace?.note(`using bucket ${bucket.bucketId}`);
+      if (group.type !== 'indirect') x.trace?.note(`using bucket ${bucket.bucketId}`);
       runBucket(x, bucket, last && x.actionSet.length === 0);
     }
   }
@@ -408,6 +411,12 @@ export function orderActionSet(actions: readonly Action[]): Action[] {
   }
   if (places[4]!.length > 0) places[5] = [];
   return places.flat();
+}
+
+/** Port that an action set outputs to, as far as `actset_output` tells: OFPP_UNSET with a group or without an output. */
+function outputOfSet(set: readonly Action[]): number {
+  const last = orderActionSet(set).at(-1);
+  return last?.kind === 'output' ? last.port : OFPP_UNSET;
 }
 
 /** Runs the action set that the pipeline left. */

@@ -13,9 +13,9 @@ import { ETH_IPV4, ETH_IPV6, KEY_WORDS, W_IN_PORT, W_TP, W_TYPE } from '#contrac
 import type { Action } from './actions.ts';
 import { EditState } from './edit-state.ts';
 import type { LiveSource } from './group.ts';
-import type { Subfield } from './key.ts';
+import { type Subfield, W_ACTSET_OUTPUT } from './key.ts';
 import type { MacTable } from './mac-learning.ts';
-import { OFPP_IN_PORT } from './ofp-port.ts';
+import { OFPP_IN_PORT, OFPP_UNSET } from './ofp-port.ts';
 import type { OfPort } from './port.ts';
 import type { Rule } from './rule.ts';
 import type { Credit, Table } from './table.ts';
@@ -90,6 +90,12 @@ export class Translator {
     this.trace?.warn(text);
   }
 
+  /** The same, where a trace tells it as a matter of course. */
+  decline(reason: DropReason, text: string): void {
+    if (this.reason === 0) this.reason = dropReason(reason);
+    this.trace?.note(text);
+  }
+
   fail(text: string): void {
     this.failed = true;
     this.trace?.warn(text);
@@ -116,6 +122,7 @@ export class Translator {
     this.actionSet = [];
     this.reason = 0;
     state.reset(key);
+    state.flow[W_ACTSET_OUTPUT] = OFPP_UNSET;
     const port = bridge.portOf(key[W_IN_PORT]!);
     if (port !== undefined && !port.receives) this.lose('port_blocked', 'port does not receive');
     else {
@@ -144,7 +151,7 @@ export class Translator {
   lookup(id: number, inPort: number, tail: boolean): void {
     const { state, bridge, trace } = this;
     const table = bridge.tableOrNew(id);
-    this.tableBits |= 1 << (id < 31 ? id : 31);
+    this.tableBits |= 1 << Math.min(id, 31);
     this.credits.push(table.lookups);
     const own = state.flow[W_IN_PORT]!;
     const other = inPort >= 0 && inPort !== OFPP_IN_PORT && inPort !== own;

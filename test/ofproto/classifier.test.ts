@@ -80,7 +80,8 @@ test('packets that agree on the bits looked at find the same rule', (t) => {
       fc.array(keyArb, { minLength: 20, maxLength: 20 }),
       (specs, first, others) => {
         const classifier = new Classifier<Rule>();
-        specs.forEach(([values, masks], priority) => classifier.insert(newRule(priority), newMatch(values, masks)));
+        for (const [priority, [values, masks]] of specs.entries())
+          classifier.insert(newRule(priority), newMatch(values, masks));
         const looked = new Uint32Array(64);
         const key = spread(first);
         const found = classifier.lookup(key, looked);

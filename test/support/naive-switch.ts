@@ -337,7 +337,9 @@ export class NaiveSwitch {
         to.mode === 'access' ||
         to.mode === 'dot1q-tunnel' ||
         (to.mode === 'native-untagged' && vlan === to.vlan) ||
-        vlan === 0;
+        (vlan === 0 && !((tag ?? 0) & 0xe000));
+      if (to.mode === 'access' && (rest[0] ?? 0) & 0xfff) return;
+      if (to.mode === 'access') return this.#send(p, to, rest.slice(1));
       const top = tag === undefined ? (tunnel ? 0x88a80000 : 0x81000000) : tag & 0xffffe000;
       this.#send(p, to, bare ? rest : [(top | PRESENT | vlan) >>> 0, ...rest]);
     };
