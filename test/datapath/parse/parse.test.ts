@@ -1,6 +1,7 @@
 import test from 'ava';
 import { KEY_WORDS, W_IN_PORT } from '#contract/flow-key.ts';
 import { PacketBatch, WINDOW } from '#datapath/packet/batch.ts';
+import { parseIpv6 } from '#datapath/parse/ipv6.ts';
 import {
   NEED_ADDRESSES,
   NEED_ALL,
@@ -11,6 +12,7 @@ import {
   needOf,
 } from '#datapath/parse/need.ts';
 import { parsePacket } from '#datapath/parse/parse.ts';
+import { ND_ADVERT, ND_SOLICIT, parseTransport } from '#datapath/parse/transport.ts';
 import { Arena, fillSlot } from '../../support/datapath-rig.ts';
 import { makeFrame, mangle, Random } from '../../support/random-frames.ts';
 import { referenceParse } from '../../support/reference-parser.ts';
@@ -103,4 +105,28 @@ test('an extension chain that leaves the header window ends without L4', (t) => 
   t.is(parsed.l4, 0);
   t.is(parsed.key[6], 0x86dd1100);
   t.is(parsed.key[9], 0);
+});
+
+test('an IPv6 header that is cut short names no addresses', (t) => {
+  const frame = new Uint8Array(60);
+  frame.set([0x86, 0xdd, 0x60], 12);
+  frame.fill(0xff, 22, 54);
+  fillSlot(batch, arena, 0, frame.subarray(0, 53));
+  parseIpv6(batch, 0, 14, NEED_ALL);
+  t.deepEqual([...batch.keys.subarray(7, 12)], [0x86dd0000, 0, 0, 0, 0]);
+});
+
+test('neighbour discovery is read only where its words are asked for', (t) => {
+  t.deepEqual([ND_SOLICIT, ND_ADVERT], [135, 136]);
+  const frame = new Uint8Array(90);
+  frame.set([ND_SOLICIT, 0], 54);
+  frame.fill(7, 62, 78);
+  fillSlot(batch, arena, 0, frame);
+  batch.keys.fill(0, 0, KEY_WORDS);
+  batch.keys[7] = 0x86dd3a00;
+  parseTransport(batch, 0, 58, 54, 30, false);
+  t.is(batch.keys[19], 0);
+  parseTransport(batch, 0, 58, 54, 30, true);
+  t.is(batch.keys[19], 0x07070707);
+  t.is(batch.l4[0], 54);
 });
