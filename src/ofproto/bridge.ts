@@ -3,7 +3,6 @@
  */
 
 import { groupsOf } from './actions.ts';
-import { formatActions } from './actions-format.ts';
 import {
   type BridgeApi,
   type BridgeSpec,
@@ -25,7 +24,6 @@ import { formatGroup } from './group-format.ts';
 import { GroupModBatch, type GroupTables } from './group-mod.ts';
 import { parseGroupMod } from './group-parse.ts';
 import { MAC_AGING_SECONDS, MAC_TABLE_SIZE, MacTable, macText } from './mac-learning.ts';
-import { formatMatch } from './match-format.ts';
 import type { InstalledFlow } from './megaflow.ts';
 import type { PortNames } from './ofp-port.ts';
 import type { OfPort } from './port.ts';
@@ -34,6 +32,7 @@ import type { Rule } from './rule.ts';
 import { TABLES, Table } from './table.ts';
 import { traceFlow } from './trace.ts';
 import type { Pipeline, Translator } from './translate.ts';
+import { flowView } from './views.ts';
 
 /** flow_mods or group_mods in one request. */
 export const MAX_MODS = 1_000_000;
@@ -354,24 +353,4 @@ function at<T>(field: string, step: () => T, undo?: () => void): T {
       status,
     });
   }
-}
-
-function flowView(rule: Rule, now: number, names: PortNames | undefined): FlowView {
-  const { flags } = rule;
-  return {
-    table: rule.table,
-    priority: rule.priority,
-    cookie: `0x${rule.cookie.toString(16)}`,
-    duration: (now - rule.created) / 1000,
-    idleTimeout: rule.idleTimeout,
-    hardTimeout: rule.hardTimeout,
-    importance: rule.importance,
-    flags,
-    packets: rule.packets,
-    bytes: rule.bytes,
-    idleAge: Math.max(0, Math.floor((now - rule.used) / 1000)),
-    hardAge: Math.max(0, Math.floor((now - rule.modified) / 1000)),
-    match: formatMatch(rule.match(), names),
-    actions: formatActions(rule.actions, names),
-  };
 }

@@ -1,9 +1,10 @@
 /** group_mods on the groups of a bridge (OpenFlow 1.3 §6.5, bucket commands OpenFlow 1.5 §7.3.4.3): all of a list or none. */
+
+import { orderActionSet } from './action-set.ts';
 import { groupsOf } from './actions.ts';
 import { RequestError } from './api.ts';
 import { Bucket, Group } from './group.ts';
 import { ALL_GROUPS, type BucketSpec, type GroupModSpec, MAX_BUCKETS, NO_GROUP } from './group-parse.ts';
-import { orderActionSet } from './translate-actions.ts';
 
 /** Groups of a bridge. */
 export const MAX_GROUPS = 65_536;

@@ -14,9 +14,10 @@
 import { KEY_WORDS, W_IN_PORT } from '#contract/flow-key.ts';
 import type { Bridge } from './bridge.ts';
 import type { Datapath, InstalledMegaflow, MegaflowStats } from './datapath.ts';
-import { InstalledFlow, type MaskClass, MegaflowTable, sameWords } from './megaflow.ts';
+import { InstalledFlow, MegaflowTable, sameWords } from './megaflow.ts';
+import { reachedBy, tableBit } from './reach.ts';
 import type { Rule } from './rule.ts';
-import { type MatchWords, WORDS } from './subtable.ts';
+import { WORDS } from './subtable.ts';
 import type { MacUse, Translator } from './translate.ts';
 
 /** Megaflows translated in one turn of the event loop. */
@@ -206,53 +207,12 @@ export class Revalidator {
     this.#changedRules = new Map();
     for (const [bridge, tables] of changed) {
       for (const [table, rules] of tables) {
-        const bit = 1 << Math.min(table, 31);
+        const bit = tableBit(table);
         if (rules.length > MAX_COMPARED) {
           for (const flow of this.megaflows.byId.values())
             if (flow.bridge === bridge && (flow.tableBits & bit) !== 0) this.#dirty.add(flow);
-        } else for (const rule of rules) this.#markReached(bridge, bit, rule);
-      }
-    }
-  }
-
-  /** Marks the megaflows that visited the rule's table and may hold packets of its match. */
-  #markReached(bridge: Bridge, bit: number, rule: Rule): void {
-    const match = rule.match();
-    const inMask = match.masks[W_IN_PORT]!;
-    const inValue = match.values[W_IN_PORT]!;
-    for (const maskClass of this.megaflows.classes()) {
-      if (maskClass.edited === 0 && inMask === 0xffff && maskClass.isWithin(match.masks)) {
-        // The rule says all that these megaflows match: there is at most one of them.
-        const key = match.values.slice(0, KEY_WORDS);
-        key[W_IN_PORT] = bridge.portOf(inValue)?.dpPort ?? 0;
-        const flow = this.megaflows.find(maskClass, maskClass.keyHash(key), key);
-        if (flow !== undefined && flow.bridge === bridge && (flow.tableBits & bit) !== 0) this.#dirty.add(flow);
-      } else this.#markReachedOf(maskClass, bridge, bit, match);
-    }
-  }
-
-  #markReachedOf({ words, masks, flows }: MaskClass, bridge: Bridge, bit: number, match: MatchWords): void {
-    const inMask = match.masks[W_IN_PORT]!;
-    const inValue = match.values[W_IN_PORT]!;
-    const at: number[] = [];
-    const bits: number[] = [];
-    for (let i = 0; i < words.length; i++) {
-      const w = words[i]!;
-      const common = w === W_IN_PORT ? 0 : masks[i]! & match.masks[w]!;
-      if (common === 0) continue;
-      at.push(w);
-      bits.push(common);
-    }
-    for (const head of flows.values()) {
-      next: for (let flow: InstalledFlow | undefined = head; flow !== undefined; flow = flow.next) {
-        if (flow.bridge !== bridge || (flow.tableBits & bit) === 0) continue;
-        const edited = flow.editedWords;
-        if (inMask !== 0 && (edited & 1) === 0 && ((flow.ofport ^ inValue) & inMask) !== 0) continue;
-        for (let i = 0; i < at.length; i++) {
-          const w = at[i]!;
-          if ((edited & (1 << w)) === 0 && ((flow.flow.key[w]! ^ match.values[w]!) & bits[i]!) !== 0) continue next;
-        }
-        this.#dirty.add(flow);
+        } else
+          for (const rule of rules) for (const flow of reachedBy(this.megaflows, bridge, rule)) this.#dirty.add(flow);
       }
     }
   }

@@ -21,21 +21,14 @@ import {
   type SwitchApi,
 } from './api.ts';
 import { Bridge, type BridgeContext } from './bridge.ts';
-import type {
-  Datapath,
-  DatapathPort,
-  DatapathPortConfig,
-  InstalledMegaflow,
-  PortStatistics,
-  Upcall,
-  UpcallAnswer,
-} from './datapath.ts';
+import type { Datapath, DatapathPort, InstalledMegaflow, PortStatistics, Upcall, UpcallAnswer } from './datapath.ts';
 import type { InstalledFlow } from './megaflow.ts';
-import { formatOdpActions, formatOdpKey } from './odp-format.ts';
 import { checkPortSpec, OfPort } from './port.ts';
 import { Revalidator } from './revalidate.ts';
+import { checkBridgeSpec, datapathConfig, makeMac, sameConfig } from './specs.ts';
 import { WORDS } from './subtable.ts';
 import { Translator } from './translate.ts';
+import { datapathFlowView } from './views.ts';
 
 const TICK_MS = 500;
 const MAX_IDLE_MS = 10_000;
@@ -44,7 +37,6 @@ const CROWDED_IDLE_MS = 100;
 const FLOW_LIMIT = 200_000;
 /** Megaflows of another life are taken over after this time even if nobody said that the configuration is complete. */
 const ADOPT_AFTER_MS = 5_000;
-const DEFAULT_MTU = 1500;
 const LOST: readonly DropReason[] = ['upcall_ring_full', 'no_control_plane', 'upcall_unanswered'];
 
 const NO_SUCH_PORT = Uint32Array.from(drop(dropReason('no_such_port')));
@@ -369,15 +361,7 @@ export class Switch implements SwitchApi, BridgeContext {
   datapathFlows(): readonly DatapathFlowView[] {
     this.revalidator.creditAll();
     const now = this.#now();
-    return Array.from(this.revalidator.megaflows.byId.values(), ({ id, flow, packets, bytes, used, tcpFlags }) => ({
-      id,
-      match: formatOdpKey(flow),
-      actions: formatOdpActions(flow.actions, flow),
-      packets,
-      bytes,
-      used: used === 0 ? -1 : Math.max(0, now - used) / 1000,
-      tcpFlags,
-    }));
+    return Array.from(this.revalidator.megaflows.byId.values(), (flow) => datapathFlowView(flow, now));
   }
 
   datapathLookups(): { hit: number; missed: number; lost: number; flows: number } {
@@ -407,54 +391,4 @@ export class Switch implements SwitchApi, BridgeContext {
       this.#ticking = false;
     }
   }
-}
-
-const datapathConfig = ({ name, type, options, mtuRequest }: PortSpec): DatapathPortConfig => ({
-  name,
-  type,
-  options,
-  mtu: mtuRequest || DEFAULT_MTU,
-});
-
-function sameConfig(a: DatapathPortConfig, b: DatapathPortConfig): boolean {
-  const keys = Object.keys(a.options);
-  if (a.type !== b.type || a.mtu !== b.mtu || keys.length !== Object.keys(b.options).length) return false;
-  return keys.every((key) => a.options[key] === b.options[key]);
-}
-
-/** A locally administered address that a name always gets. */
-function makeMac(name: string): string {
-  let low = 0x811c9dc5;
-  let high = 0x9747b28c;
-  for (let i = 0; i < name.length; i++) {
-    low = Math.imul(low ^ name.charCodeAt(i), 0x01000193) >>> 0;
-    high = Math.imul(high ^ name.charCodeAt(i), 0x5bd1e995) >>> 0;
-  }
-  const bytes = [
-    0x02 | ((high >>> 24) & 0xfc),
-    (high >>> 16) & 0xff,
-    low >>> 24,
-    (low >>> 16) & 0xff,
-    (low >>> 8) & 0xff,
-    low & 0xff,
-  ];
-  return bytes.map((byte) => byte.toString(16).padStart(2, '0')).join(':');
-}
-
-function checkBridgeSpec(spec: BridgeSpec): void {
-  const bad = (field: string, message: string, hint: string): RequestError =>
-    new RequestError('bad_value', message, { field, hint });
-  if (!/^[A-Za-z0-9_.:@-]{1,63}$/.test(spec.name))
-    throw bad('name', `"${spec.name}" is no bridge name`, 'letters, digits, _ . : @ -');
-  if (!/^([0-9a-f]{16})?$/i.test(spec.datapathId))
-    throw bad('datapathId', `"${spec.datapathId}" is no datapath id`, '16 hex digits');
-  const range = (key: string, low: number, high: number): void => {
-    const text = spec.otherConfig[key];
-    if (text === undefined) return;
-    const value = Number(text);
-    if (!Number.isInteger(value) || value < low || value > high)
-      throw bad(`otherConfig.${key}`, `${key}=${text} is out of range`, `${low} to ${high}`);
-  };
-  range('mac-table-size', 1, 1_000_000);
-  range('mac-aging-time', 15, 3600);
 }

@@ -16,6 +16,7 @@ import {
   W_TYPE,
   W_VLAN,
 } from '#contract/flow-key.ts';
+import { orderActionSet } from './action-set.ts';
 import type { Action } from './actions.ts';
 import { formatActions } from './actions-format.ts';
 import { RequestError, type TraceResult } from './api.ts';
@@ -29,7 +30,6 @@ import { OFPP_UNSET, type PortNames } from './ofp-port.ts';
 import type { Rule } from './rule.ts';
 import { formatSubfield } from './subfield-parse.ts';
 import type { Pipeline, TraceSink, Translator } from './translate.ts';
-import { orderActionSet } from './translate-actions.ts';
 
 interface Node {
   readonly text: string;

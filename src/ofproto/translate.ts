@@ -10,6 +10,7 @@
  */
 import { type DropReason, dropReason } from '#contract/catalogue.ts';
 import { ETH_IPV4, ETH_IPV6, KEY_WORDS, W_IN_PORT, W_TP, W_TYPE } from '#contract/flow-key.ts';
+import { runActionSet } from './action-set.ts';
 import type { Action } from './actions.ts';
 import { EditState } from './edit-state.ts';
 import type { LiveSource } from './group.ts';
@@ -17,9 +18,10 @@ import { type Subfield, W_ACTSET_OUTPUT } from './key.ts';
 import type { MacTable } from './mac-learning.ts';
 import { OFPP_IN_PORT, OFPP_UNSET } from './ofp-port.ts';
 import type { OfPort } from './port.ts';
+import { tableBit } from './reach.ts';
 import type { Rule } from './rule.ts';
 import type { Credit, Table } from './table.ts';
-import { runActionSet, runActions } from './translate-actions.ts';
+import { runActions } from './translate-actions.ts';
 
 export const MAX_DEPTH = 64;
 export const MAX_RESUBMITS = 4096;
@@ -151,7 +153,7 @@ export class Translator {
   lookup(id: number, inPort: number, tail: boolean): void {
     const { state, bridge, trace } = this;
     const table = bridge.tableOrNew(id);
-    this.tableBits |= 1 << Math.min(id, 31);
+    this.tableBits |= tableBit(id);
     this.credits.push(table.lookups);
     const own = state.flow[W_IN_PORT]!;
     const other = inPort >= 0 && inPort !== OFPP_IN_PORT && inPort !== own;

@@ -1,0 +1,44 @@
+/** Flows and megaflows as management shows them. */
+import { formatActions } from './actions-format.ts';
+import type { DatapathFlowView, FlowView } from './api.ts';
+import { formatMatch } from './match-format.ts';
+import type { InstalledFlow } from './megaflow.ts';
+import { formatOdpActions, formatOdpKey } from './odp-format.ts';
+import type { PortNames } from './ofp-port.ts';
+import type { Rule } from './rule.ts';
+
+/** @param now ms; @param names ports to print by name. */
+export function flowView(rule: Rule, now: number, names: PortNames | undefined): FlowView {
+  const { flags } = rule;
+  return {
+    table: rule.table,
+    priority: rule.priority,
+    cookie: `0x${rule.cookie.toString(16)}`,
+    duration: (now - rule.created) / 1000,
+    idleTimeout: rule.idleTimeout,
+    hardTimeout: rule.hardTimeout,
+    importance: rule.importance,
+    flags,
+    packets: rule.packets,
+    bytes: rule.bytes,
+    idleAge: Math.max(0, Math.floor((now - rule.used) / 1000)),
+    hardAge: Math.max(0, Math.floor((now - rule.modified) / 1000)),
+    match: formatMatch(rule.match(), names),
+    actions: formatActions(rule.actions, names),
+  };
+}
+
+export function datapathFlowView(
+  { id, flow, packets, bytes, used, tcpFlags }: InstalledFlow,
+  now: number,
+): DatapathFlowView {
+  return {
+    id,
+    match: formatOdpKey(flow),
+    actions: formatOdpActions(flow.actions, flow),
+    packets,
+    bytes,
+    used: used === 0 ? -1 : Math.max(0, now - used) / 1000,
+    tcpFlags,
+  };
+}
