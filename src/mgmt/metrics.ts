@@ -53,7 +53,9 @@ export class Metrics {
     this.#registry.resetMetrics();
     const { datapath, switch: target } = this.#manager;
     this.#connected.set(datapath.connected ? 1 : 0);
-    for (const { worker, counters } of await datapath.pmds()) {
+    // Counters of a data plane that is away are left out: a scrape must not fail just then.
+    const workers = datapath.connected ? await datapath.pmds().catch(() => []) : [];
+    for (const { worker, counters } of workers) {
       for (const [name, value] of Object.entries(counters)) this.#worker.get(name)?.set({ worker }, value);
     }
     for (const [bridge, api] of target.bridges) {

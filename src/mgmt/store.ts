@@ -249,6 +249,7 @@ function encode(type: avro.Type, transaction: Transaction): Buffer {
 
 function decode(stored: StoredTransaction): Transaction {
   const changes = stored.changes.map((wrapped): Change => {
+    // biome-ignore lint/suspicious/noExplicitAny: the record that the Avro schema has of this name
     const [kind, fields] = Object.entries(wrapped)[0]! as [Change['kind'], any];
     switch (kind) {
       case 'SetSwitch':

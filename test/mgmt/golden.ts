@@ -4,9 +4,12 @@
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { run } from '../support/process.ts';
+import { startOvs } from '../support/ovs.ts';
+import { run, which } from '../support/process.ts';
 
 const FOLDER = join(import.meta.dirname, 'golden');
+/** Where the tools are. */
+export const BIN = join(import.meta.dirname, '../../bin');
 
 const FILES: Readonly<Record<string, string>> = {
   'bad.flows': 'priority=9,ip,actions=1\n# comment\n\nin_port=2,bad=1,actions=3\n',
@@ -82,3 +85,19 @@ export async function transcript(
 
 export const recorded = (tool: string): string => readFileSync(join(FOLDER, `${tool}.golden`), 'utf8');
 export const record = (tool: string, text: string): void => writeFileSync(join(FOLDER, `${tool}.golden`), text);
+
+/** The same from the tools of the Open vSwitch that is installed here, on its dummy datapath. */
+export async function ovsTranscript(tool: string): Promise<string> {
+  const ovs = await startOvs({
+    daemon: which('ovs-vswitchd') ?? 'ovs-vswitchd',
+    daemonArgs: ['--enable-dummy=override', '--disable-system'],
+  });
+  try {
+    const inputs = join(ovs.rundir, 'inputs');
+    writeInputs(inputs);
+    const extra = { vsctl: [`--db=unix:${join(ovs.rundir, 'db.sock')}`], appctl: ['-t', join(ovs.rundir, 'vs.ctl')] };
+    return await transcript(tool, 'ovs-', { OVS_RUNDIR: ovs.rundir }, inputs, extra);
+  } finally {
+    await ovs.stop();
+  }
+}

@@ -56,6 +56,7 @@ export class Client {
   }
 
   /** @returns the reply's message. @throws ApiError; Fatal when nobody answers. */
+  // biome-ignore lint/suspicious/noExplicitAny: a message of proto/ringway.proto, which this side has no types of
   async call<T = any>(method: string, path: string, body?: Body): Promise<T> {
     const { status, bytes } = await this.#send(method, path, body);
     const reply = parse(bytes);
@@ -67,9 +68,11 @@ export class Client {
     );
   }
 
+  // biome-ignore lint/suspicious/noExplicitAny: as above
   get = <T = any>(path: string): Promise<T> => this.call<T>('GET', path);
 
   /** All entries of a list, page by page. @param name field that holds them. */
+  // biome-ignore lint/suspicious/noExplicitAny: as above
   async list<T = any>(path: string, name: string): Promise<T[]> {
     const entries: T[] = [];
     for (let page = ''; ; ) {

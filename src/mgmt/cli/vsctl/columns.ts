@@ -16,6 +16,10 @@ export interface Column<R> {
   readonly set?: (record: R, value: Value) => void;
 }
 
+// biome-ignore lint/suspicious/noExplicitAny: tables of all kinds of records are kept in one list
+export type AnyColumn = Column<any>;
+
+// biome-ignore lint/suspicious/noExplicitAny: as above
 export interface Table<R = any> {
   readonly name: string;
   readonly columns: readonly Column<R>[];
@@ -298,7 +302,7 @@ export function findTable(name: string): Table {
 }
 
 /** A column by its name or a beginning of it. @throws Fatal */
-export function findColumn(table: Table, name: string): Column<any> {
+export function findColumn(table: Table, name: string): AnyColumn {
   const exact = table.columns.find((column) => column.name === folded(name));
   if (exact) return exact;
   const found = table.columns.filter((column) => column.name.startsWith(folded(name)));

@@ -1,13 +1,13 @@
 /** Commands on any table: list, find, get, set, add, remove, clear, wait-until. */
 import { Fatal } from '../client.ts';
-import { type Column, findColumn, findRecord, findTable, type Table } from './columns.ts';
+import { type AnyColumn, findColumn, findRecord, findTable, type Table } from './columns.ts';
 import type { Command, CommandContext } from './context.ts';
 import type { Draft } from './draft.ts';
 import { printRecords } from './print.ts';
 import { type Atom, formatAtom, formatValue, jsonValue, parseAtom, parseMap, parseSet, type Value } from './values.ts';
 
 interface Target {
-  readonly column: Column<any>;
+  readonly column: AnyColumn;
   readonly key: string | undefined;
   readonly operator: string;
   readonly value: string | undefined;
@@ -25,7 +25,7 @@ function parseTarget(table: Table, text: string, operators: readonly string[]): 
   return { column, key, operator, value: operator === '' ? undefined : rest.slice(operator.length) };
 }
 
-function parseValue(column: Column<any>, text: string): Value {
+function parseValue(column: AnyColumn, text: string): Value {
   if (column.shape === 'map') return parseMap(text);
   if (column.shape === 'set') return parseSet(text, column.type);
   if (column.shape === 'optional') {
@@ -37,7 +37,7 @@ function parseValue(column: Column<any>, text: string): Value {
   return parseAtom(text, column.type);
 }
 
-function writable(table: Table, column: Column<any>): NonNullable<Column<any>['set']> {
+function writable(table: Table, column: AnyColumn): NonNullable<AnyColumn['set']> {
   if (!column.set) throw new Fatal(`cannot modify read-only column ${column.name} in table ${table.name}`);
   return column.set;
 }
@@ -92,7 +92,7 @@ function get(
   }
 }
 
-function columnsOf(table: Table, names: string | undefined): readonly Column<any>[] {
+function columnsOf(table: Table, names: string | undefined): readonly AnyColumn[] {
   return names ? names.split(',').map((name) => findColumn(table, name.trim())) : table.columns;
 }
 

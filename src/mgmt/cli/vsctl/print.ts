@@ -1,7 +1,7 @@
 /** Records as ovs-vsctl list and find print them: --format=list|table|csv|html|json. */
 import { Fatal } from '../client.ts';
 import type { Output } from '../options.ts';
-import type { Column } from './columns.ts';
+import type { AnyColumn } from './columns.ts';
 import type { Draft } from './draft.ts';
 import { type AtomType, bareValue, formatValue, jsonValue, type Value } from './values.ts';
 
@@ -33,7 +33,7 @@ const csv = (text: string): string => (/[",\n]/.test(text) ? `"${text.replace(/"
 export function printRecords(
   out: Output,
   draft: Draft,
-  columns: readonly Column<any>[],
+  columns: readonly AnyColumn[],
   records: readonly object[],
   options: PrintOptions,
 ): void {
