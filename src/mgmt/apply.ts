@@ -11,6 +11,12 @@ export interface Outcome {
   readonly flowsChanged?: string;
 }
 
+/** other_config:datapath-id, else the bridge's own address, as in ovs-vswitchd.conf.db(5); empty where ofproto makes one. */
+function datapathId({ 'datapath-id': id, hwaddr }: Columns): string {
+  if (id !== undefined) return id.replace(/^0x/, '').padStart(16, '0');
+  return hwaddr === undefined ? '' : hwaddr.replaceAll(':', '').padStart(16, '0');
+}
+
 export const bridgeSpec = (record: BridgeRecord): BridgeSpec => ({
   name: record.name,
   datapathId: (record.otherConfig['datapath-id'] ?? '')

@@ -6,6 +6,9 @@ import { BRIDGE_OPTIONS, checkOptions, PORT_OPTIONS, SWITCH_OPTIONS } from './op
 /** Names go into paths, flow texts and OpenFlow port descriptions. */
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,62}$/;
 
+/** Smallest MTU of IPv4 (RFC 791). */
+const MIN_MTU = 68;
+
 function checkName(name: string, what: string): void {
   if (NAME.test(name)) return;
   throw new RequestError('bad_name', `"${name}" is not a valid ${what} name`, {
@@ -37,6 +40,12 @@ function checkPort(model: Model, bridge: string, record: PortRecord, before: Por
     throw new RequestError('bad_value', 'an access port has no trunks', {
       field: 'trunks',
       hint: 'clear trunks, or choose another vlan_mode',
+    });
+  }
+  if (record.mtuRequest > 0 && record.mtuRequest < MIN_MTU) {
+    throw new RequestError('bad_value', `MTU ${record.mtuRequest} is too small`, {
+      field: 'mtu_request',
+      hint: `give ${MIN_MTU} to 65535, or 0 for 1500`,
     });
   }
   for (const [name, { ports }] of model.bridges) {

@@ -107,7 +107,7 @@ function localMessage(manager: Manager, api: BridgeApi): Message {
     bridge: name,
     ofport: OFPP_LOCAL,
     datapathPort: view?.datapath?.portNo ?? -1,
-    mac: view?.mac || macOf(api.datapathId),
+    mac: api.spec.otherConfig.hwaddr ?? view?.mac ?? macOf(api.datapathId),
     state: view?.datapath?.state ?? '',
     linkUp: view?.datapath?.linkUp ?? true,
     error: '',

@@ -1,4 +1,5 @@
 /** Pieces of management on their own: pages, options, diffs, constraints, rates, defaults. */
+import { readFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
@@ -31,6 +32,10 @@ test('routes name messages that there are, constraints fields that there are', (
     t.true(MESSAGE_NAMES.includes(route.reply), route.url);
     if (route.body) t.true(MESSAGE_NAMES.includes(route.body), route.url);
     t.is(route.body !== undefined, route.method !== 'GET' && route.method !== 'DELETE', `${route.method} ${route.url}`);
+  }
+  const page = readFileSync(new URL('../../docs/api.md', import.meta.url), 'utf8');
+  for (const { url } of [...bridgeRoutes, ...configRoutes, ...daemonRoutes, ...datapathRoutes, ...openflowRoutes]) {
+    t.true(page.includes(`| \`${url}\` |`), `docs/api.md lacks ${url}`);
   }
   const fields = (name: string): string[] => Object.keys(messageSchema(name).properties as object);
   for (const path of Object.keys(CONSTRAINTS)) {
