@@ -13,7 +13,16 @@
  * innermost cells that both stacks share, and a changed tag that stays is set in place.
  */
 import { decTtl, drop, MAX_ACTION_WORDS, output, popVlan, pushVlan, set } from '#contract/actions.ts';
-import { KEY_WORDS, VLAN_PRESENT, W_VLAN, W_VLAN_INNER } from '#contract/flow-key.ts';
+import {
+  KEY_WORDS,
+  VLAN_PRESENT,
+  W_DL_MIX,
+  W_NW_MISC,
+  W_SHA_THA,
+  W_TP,
+  W_VLAN,
+  W_VLAN_INNER,
+} from '#contract/flow-key.ts';
 import { WORDS } from './subtable.ts';
 
 const MAX_TAGS = 8;
@@ -35,6 +44,15 @@ export interface SavedFlow {
   readonly written: Uint32Array;
   readonly tags: SavedTags;
 }
+
+/** Bits of all fields in a word that some of `bits` belong to. */
+const fieldsAt = (word: number, bits: number): number => {
+  const parts = word === W_NW_MISC ? [0xff000000, 0x00ff0000] : HALVED.includes(word) ? [0xffff0000, 0xffff] : [-1];
+  return parts.reduce((all, part) => ((bits & part) === 0 ? all : all | part), 0);
+};
+
+/** Words of two fields. */
+const HALVED = [W_DL_MIX, W_TP, W_SHA_THA];
 
 const lowestBit = (bits: number): number => 31 - Math.clz32(bits & -bits);
 
@@ -240,7 +258,9 @@ export class EditState {
     this.#committed[word] = (committed & ~undo) | (bits & written);
     if (bits === 0) return true;
     this.#base[word] = (this.#base[word]! & ~bits) | (this.flow[word]! & bits);
-    return this.#emit(set(word, this.flow[word]!, bits));
+    // Bits of the same field that are known anyhow go along: a whole field reads better than some of its bits.
+    const known = this.wc[word]! | this.#committed[word]!;
+    return this.#emit(set(word, this.flow[word]!, bits | (known & fieldsAt(word, bits))));
   }
 
   #commitTags(): boolean {

@@ -156,7 +156,7 @@ export function randomMatch(
     if (dice.chance(25)) terms.push(`nw_src=${dice.pick([...ADDRESSES, ...PREFIXES])}`);
     if (dice.chance(10)) terms.push(`nw_tos=${dice.pick([0, 0x20, 0xb8])}`);
     if (dice.chance(10)) terms.push(`nw_ttl=${dice.pick([0, 1, 2, 63, 64, 255])}`);
-    if (dice.chance(10)) terms.push(`ip_frag=${dice.pick(['no', 'yes', 'later'])}`);
+    if (dice.chance(10)) terms.push(`ip_frag=${dice.pick(has === 'ip' ? ['no', 'yes', 'later'] : ['no', 'yes'])}`);
     if (has !== 'ip' && dice.chance(40)) terms.push(`${has}_dst=${dice.pick([...PORTS, '0x40/0xffc0'])}`);
     if (has === 'tcp' && dice.chance(10)) terms.push(`tcp_flags=${dice.pick(['+syn', '+syn-ack'])}`);
   } else if (kind === 5)
