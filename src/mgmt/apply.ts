@@ -19,10 +19,7 @@ function datapathId({ 'datapath-id': id, hwaddr }: Columns): string {
 
 export const bridgeSpec = (record: BridgeRecord): BridgeSpec => ({
   name: record.name,
-  datapathId: (record.otherConfig['datapath-id'] ?? '')
-    .replace(/^0x/, '')
-    .padStart(16, '0')
-    .replace(/^0{16}$/, ''),
+  datapathId: datapathId(record.otherConfig),
   failMode: record.failMode || 'standalone',
   otherConfig: record.otherConfig,
 });
