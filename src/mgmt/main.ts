@@ -125,8 +125,6 @@ async function main(): Promise<void> {
 
   await datapath.start();
   await manager.start(settings.useDefault ? defaultConfiguration(rundir) : []);
-  // The tables are whole again: megaflows of a data plane that went on meanwhile are taken over now.
-  await theSwitch.restored();
   await server.listen();
   writeFileSync(pidFile, `${process.pid}\n`);
   announce(settings, server, manager, datapath.pid);

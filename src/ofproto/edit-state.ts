@@ -66,7 +66,7 @@ export class EditState {
   readonly #base = new Uint32Array(KEY_WORDS);
   readonly #written = new Uint32Array(WORDS);
   readonly #committed = new Uint32Array(KEY_WORDS);
-  /** Bit w: packet word w was written or committed. */
+  /** Bit w: packet word w was written, committed or decremented. */
   #touched = 0;
   /** No bit was written yet. */
   #clean = true;
@@ -309,8 +309,19 @@ export class EditState {
     return this.#emit(output(dpPort));
   }
 
+  /**
+   * Decrements the TTL of whatever packet comes. `flow` follows with this packet's own, so that a later look at it, which
+   * then fixes the TTL as received, sees the right value. @returns false when the program is full.
+   */
   decTtl(): boolean {
-    return this.commit() && this.#emit(decTtl());
+    if (!this.commit() || !this.#emit(decTtl())) return false;
+    for (const row of [this.flow, this.#base]) {
+      const ttl = ((row[W_NW_MISC]! >>> 16) - 1) & 0xff;
+      row[W_NW_MISC] = (row[W_NW_MISC]! & ~0x00ff0000) | (ttl << 16);
+    }
+    this.#clean = false;
+    this.#touched |= 1 << W_NW_MISC;
+    return true;
   }
 
   /** Replaces the program by a counted drop; `reason` 0: by none, which is the flow's own drop. */

@@ -26,6 +26,7 @@ import type { Match } from './match.ts';
 import { formatMatch } from './match-format.ts';
 import { parseMatch } from './match-parse.ts';
 import { formatOdpActions } from './odp-format.ts';
+import { isOdpKey, odpToMatch } from './odp-parse.ts';
 import { OFPP_UNSET, type PortNames } from './ofp-port.ts';
 import type { Rule } from './rule.ts';
 import { formatSubfield } from './subfield-parse.ts';
@@ -143,13 +144,16 @@ function formatPacket(key: Uint32Array): string {
   return (key[W_VLAN]! & VLAN_PRESENT) === 0 ? text : text.replace(/(dl_vlan_pcp=\d)/, '$1,vlan_tci1=0x0000');
 }
 
+const ofportOf = ({ portList }: Pipeline, port: string): number | undefined =>
+  portList.find(({ dpPort, name }) => String(dpPort) === port || name === port)?.ofport;
+
 /** @throws RequestError for a flow that does not parse or has no in_port. */
 export function traceFlow(
   bridge: Pipeline & { readonly portNames: PortNames },
   translator: Translator,
   flow: string,
 ): TraceResult {
-  const key = packetOf(flow, bridge.portNames);
+  const key = packetOf(isOdpKey(flow) ? odpToMatch(flow, (port) => ofportOf(bridge, port)) : flow, bridge.portNames);
   const story = new Story(translator);
   translator.trace = story;
   translator.learns = false;

@@ -122,14 +122,14 @@ function pushVlan(x: Translator, ethertype: number): void {
 
 /**
  * At the end of the pipeline the datapath decrements, and drops an expired packet, whatever its TTL. Elsewhere an expired
- * packet ends this list only, so the TTL has to be known.
+ * packet ends this list only, so the TTL has to be known. A trace tells of an expired packet in either case.
  */
 function decTtl(x: Translator, tail: boolean): boolean {
   if (!isIp(x)) return true;
   const { state } = x;
   const ttl = (state.flow[W_NW_MISC]! >>> 16) & 0xff;
   const constant = state.isWritten(W_NW_MISC, TTL_MASK);
-  if (!constant && tail && x.actionSet.length === 0) {
+  if (!constant && tail && x.actionSet.length === 0 && (ttl > 1 || x.trace === undefined)) {
     if (!state.decTtl()) x.fail('program too long');
     return true;
   }

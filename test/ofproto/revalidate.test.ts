@@ -50,6 +50,18 @@ test('a change in a later table reaches megaflows through words that actions wro
   t.is(rig.fate('in_port=1,ip,nw_dst=10.0.0.1'), 'flow_drop');
 });
 
+test('a change in a later table reaches megaflows whose TTL was decremented on the way', async (t) => {
+  const rig = await OfprotoRig.start([{}, {}, {}]);
+  await rig.add(
+    'ip,actions=dec_ttl,resubmit(,1)',
+    'table=1,priority=1,ip,nw_ttl=7,actions=drop',
+    'table=1,priority=0,actions=2',
+  );
+  t.is(rig.fate('in_port=1,ip,nw_ttl=9'), '2!');
+  await rig.add('table=1,ip,nw_ttl=8,actions=3');
+  t.is(rig.fate('in_port=1,ip,nw_ttl=9'), '3');
+});
+
 test('the next packet obeys groups: buckets, liveness of a watched port, deletion with its flows', async (t) => {
   const rig = await OfprotoRig.start([{}, {}, {}]);
   await rig.bridge.modifyGroups([

@@ -135,6 +135,16 @@ test('the megaflow of a trace is the one that a packet installs', async (t) => {
   t.deepEqual(rig.megaflows(), ['in_port(1),eth_type(0x0800),ipv4(dst=10.0.0.0/255.0.0.0) dec_ttl,2']);
 });
 
+test('a datapath key, as dpctl/dump-flows prints it, is traced as the flow that it is', async (t) => {
+  const rig = await ringway();
+  const key =
+    'recirc_id(0),in_port(5),packet_type(ns=0,id=0),eth(src=00:00:00:00:00:03,dst=00:00:00:00:00:04),eth_type(0x8100),vlan(vid=7,pcp=0),encap(eth_type(0x0800),ipv4(src=1.2.3.4/255.0.0.0,dst=5.6.7.8,proto=6,tos=0x21,ttl=64,frag=no),tcp(src=1,dst=2))';
+  const flow =
+    'in_port=5,dl_src=00:00:00:00:00:03,dl_dst=00:00:00:00:00:04,dl_vlan=7,dl_vlan_pcp=0,tcp,nw_src=1.2.3.4,nw_dst=5.6.7.8,nw_tos=32,nw_ecn=1,nw_ttl=64,tcp_src=1,tcp_dst=2';
+  t.is(rig.bridge.trace(key).text, rig.bridge.trace(flow).text);
+  t.is(t.throws(() => rig.bridge.trace('in_port(99),eth()'), { instanceOf: RequestError }).code, 'no_such_port');
+});
+
 test('a flow without in_port, or with an unknown field, is refused', async (t) => {
   const rig = await ringway();
   t.is(t.throws(() => rig.bridge.trace('ip'), { instanceOf: RequestError }).code, 'missing_field');

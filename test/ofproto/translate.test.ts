@@ -93,6 +93,8 @@ test('dec_ttl needs no TTL at the end of the pipeline, and all of it elsewhere',
   t.is(rig.fate('in_port=1,ip,nw_ttl=1'), 'ttl_exceeded');
   t.is(told(rig, 'in_port=2,ip,nw_ttl=9'), 'ip,in_port=2,nw_ttl=9 → set(ipv4(ttl=8)),1,3');
   t.is(told(rig, 'in_port=2,ip,nw_ttl=1'), 'ip,in_port=2,nw_ttl=1 → 3');
+  await rig.add('ip,in_port=3,actions=dec_ttl,resubmit(,4)', 'table=4,ip,nw_ttl=8,actions=1');
+  t.is(told(rig, 'in_port=3,ip,nw_ttl=9'), 'ip,in_port=3,nw_ttl=9 → dec_ttl,1');
 });
 
 test('a select group spreads flows by weight, keeps a flow on its bucket, and moves only those of a dead one', async (t) => {
