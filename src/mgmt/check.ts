@@ -20,7 +20,7 @@ function checkName(name: string, what: string): void {
 /** @throws RequestError that names the field and says how to put it right. */
 export function checkChange(model: Model, change: ConfigChange): void {
   if (change.kind === 'SetSwitch') {
-    checkOptions(SWITCH_OPTIONS, change.record.otherConfig, model.switch.otherConfig, 'other_config');
+    checkOptions(SWITCH_OPTIONS, change.record.otherConfig, model.switch.otherConfig);
   } else if (change.kind === 'SetBridge') {
     checkBridge(change.record, model.bridges.get(change.record.name)?.bridge);
   } else if (change.kind === 'SetPort') {
@@ -30,12 +30,12 @@ export function checkChange(model: Model, change: ConfigChange): void {
 
 function checkBridge(record: BridgeRecord, before: BridgeRecord | undefined): void {
   checkName(record.name, 'bridge');
-  checkOptions(BRIDGE_OPTIONS, record.otherConfig, before?.otherConfig ?? {}, 'other_config');
+  checkOptions(BRIDGE_OPTIONS, record.otherConfig, before?.otherConfig ?? {});
 }
 
 function checkPort(model: Model, bridge: string, record: PortRecord, before: PortRecord | undefined): void {
   checkName(record.name, 'port');
-  checkOptions(PORT_OPTIONS, record.otherConfig, before?.otherConfig ?? {}, 'other_config');
+  checkOptions(PORT_OPTIONS, record.otherConfig, before?.otherConfig ?? {});
   if (record.vlanMode === 'access' && record.trunks.length > 0) {
     throw new RequestError('bad_value', 'an access port has no trunks', {
       field: 'trunks',
@@ -44,7 +44,7 @@ function checkPort(model: Model, bridge: string, record: PortRecord, before: Por
   }
   if (record.mtuRequest > 0 && record.mtuRequest < MIN_MTU) {
     throw new RequestError('bad_value', `MTU ${record.mtuRequest} is too small`, {
-      field: 'mtu_request',
+      field: 'mtuRequest',
       hint: `give ${MIN_MTU} to 65535, or 0 for 1500`,
     });
   }
@@ -64,7 +64,7 @@ function checkPort(model: Model, bridge: string, record: PortRecord, before: Por
           'exists',
           `OpenFlow port ${record.ofportRequest} is asked for by port ${other.name} already`,
           {
-            field: 'ofport_request',
+            field: 'ofportRequest',
             status: 409,
           },
         );

@@ -6,12 +6,12 @@
  * data plane still runs is adopted untouched), then groups and flows in the order in which they were changed.
  */
 import { randomUUID } from 'node:crypto';
-import type { BridgeApi, FlowMod, FlowView, GroupMod, SwitchApi } from '#ofproto/api.ts';
+import type { BridgeApi, FlowMod, GroupMod, SwitchApi } from '#ofproto/api.ts';
 import { RequestError } from '#ofproto/api.ts';
 import type { Datapath } from '#ofproto/datapath.ts';
 import { apply, bridgeSpec, type Outcome } from './apply.ts';
 import { checkChange } from './check.ts';
-import { flowText, groupAdd, hardTimeout, numberPorts } from './flow-text.ts';
+import { hardTimeout, numberPorts } from './flow-text.ts';
 import {
   applyChange,
   type Change,
@@ -21,8 +21,8 @@ import {
   type FlowHistory,
   fold,
   type Model,
-  type Transaction,
 } from './model.ts';
+import { flowChanges, snapshotOf } from './snapshot.ts';
 import { Store, type StoreLog } from './store.ts';
 
 export interface ManagerLog extends StoreLog {
@@ -52,9 +52,6 @@ export interface ManagerParts {
 
 /** ms between looks whether the data plane is a new process. */
 const WATCH_INTERVAL = 250;
-
-/** Flows and mods stored in one record. */
-const CHUNK = 5_000;
 
 export class Manager {
   readonly switch: ManagedSwitch;
@@ -151,7 +148,7 @@ export class Manager {
 
   /**
    * All changes or none. @param generation refuse when the configuration has changed since.
-   * @returns the new generation. @throws RequestError; its field starts with `operations[i]`.
+   * @returns the new generation. @throws RequestError; its field is a path into a Transaction message.
    */
   async transact(changes: readonly ConfigChange[], generation?: number): Promise<number> {
     const { stored, now } = await this.#exclusive(async () => {
@@ -168,7 +165,7 @@ export class Manager {
           checkChange(model, change);
           model = applyChange(model, change);
         } catch (error) {
-          throw located(at, error);
+          throw located(at, change, error);
         }
       }
       const outcomes = await this.#applyAll(changes);
@@ -228,7 +225,7 @@ export class Manager {
   async compact(): Promise<void> {
     this.#compacting = true;
     try {
-      await this.#exclusive(() => this.#store!.compact(this.#snapshot()));
+      await this.#exclusive(() => this.#store!.compact(snapshotOf(this.#model, (name) => this.bridge(name))));
     } catch (error) {
       this.#log.error({ error }, 'configuration snapshot cannot be written');
       throw error;
@@ -282,7 +279,7 @@ export class Manager {
         try {
           done.push(change.kind === 'SetSwitch' ? await this.#setSwitch(change) : await apply(this.switch, change));
         } catch (error) {
-          throw located(changes.indexOf(change), error);
+          throw located(changes.indexOf(change), change, error);
         }
       }
       return done;
@@ -320,17 +317,6 @@ export class Manager {
       );
     } finally {
       if (store.wantsCompaction && !this.#compacting) this.compact().catch(() => undefined);
-    }
-  }
-
-  *#snapshot(): Generator<Transaction> {
-    const now = Date.now();
-    yield { time: now, changes: [{ kind: 'SetSwitch', record: this.#model.switch }] };
-    for (const [name, { bridge, ports }] of this.#model.bridges) {
-      yield { time: now, changes: [{ kind: 'SetBridge', record: bridge }] };
-      const changes = [...ports.values()].map((record): Change => ({ kind: 'SetPort', bridge: name, record }));
-      if (changes.length > 0) yield { time: now, changes };
-      yield* bridgeSnapshot(this.bridge(name), now);
     }
   }
 
@@ -376,9 +362,18 @@ export class Manager {
   }
 }
 
-/** The same error with `operations[i]` before its field. */
-function located(index: number, error: unknown): RequestError {
-  const at = `operations[${index}]`;
+/** Where a change's columns stand in an Operation message. */
+export const OPERATION_PATHS: Readonly<Record<ConfigChange['kind'], string>> = {
+  SetSwitch: 'setSwitch',
+  SetBridge: 'setBridge',
+  DeleteBridge: 'deleteBridge',
+  SetPort: 'setPort.port',
+  DeletePort: 'deletePort',
+};
+
+/** The same error with the path of the operation before its field. */
+function located(index: number, change: ConfigChange, error: unknown): RequestError {
+  const at = `operations[${index}].${OPERATION_PATHS[change.kind]}`;
   const message = (error as Error).message;
   if (!(error instanceof RequestError)) return new RequestError('cannot_apply', message, { field: at });
   const { code, field, hint, status } = error;
@@ -394,41 +389,3 @@ function isFinalDelete(change: ConfigChange, later: readonly ConfigChange[]): bo
 
 const portNumbers = (bridge: BridgeApi): Map<string, number> =>
   new Map(bridge.ports().map((port) => [port.name, port.ofport] as const));
-
-/** All OpenFlow state of a bridge as changes that make it anew. */
-function flowChanges(bridge: BridgeApi): Change[] {
-  const mods = sortedFlows(bridge).map((flow): FlowMod => ({ command: 'add', flow: flowText(flow) }));
-  return [{ kind: 'ModifyFlows', bridge: bridge.spec.name, reset: true, mods }];
-}
-
-/** Oldest first: a flow that was checked for overlaps passes that check again. */
-const sortedFlows = (bridge: BridgeApi): FlowView[] =>
-  [...bridge.dumpFlows('')].sort((a, b) => b.duration - a.duration);
-
-function* bridgeSnapshot(bridge: BridgeApi, now: number): Generator<Transaction> {
-  const name = bridge.spec.name;
-  const groups = bridge.groups().map(groupAdd);
-  if (groups.length > 0) yield { time: now, changes: [{ kind: 'ModifyGroups', bridge: name, mods: groups }] };
-  yield { time: now, changes: [{ kind: 'ModifyFlows', bridge: name, reset: true, mods: [] }] };
-  let mods: FlowMod[] = [];
-  const record = (time: number): Transaction => ({
-    time,
-    changes: [{ kind: 'ModifyFlows', bridge: name, reset: false, mods }],
-  });
-  for (const flow of sortedFlows(bridge)) {
-    const mod: FlowMod = { command: 'add', flow: flowText(flow) };
-    // The record's time says when a hard timeout runs out.
-    if (flow.hardTimeout > 0 || mods.length >= CHUNK) {
-      if (mods.length > 0) yield record(now);
-      mods = [];
-    }
-    if (flow.hardTimeout > 0) {
-      mods = [mod];
-      yield record(now - Math.round(flow.duration * 1000));
-      mods = [];
-    } else {
-      mods.push(mod);
-    }
-  }
-  if (mods.length > 0) yield record(now);
-}

@@ -49,17 +49,17 @@ export const PORT_OPTIONS: OptionTable = {
 };
 
 /**
- * Checks keys and values of `columns` that differ from `before` (what is stored already stays).
+ * Checks keys and values of other_config that differ from `before` (what is stored already stays).
  * @throws RequestError unknown_option, bad_value.
  */
-export function checkOptions(table: OptionTable, columns: Columns, before: Columns, field: string): void {
+export function checkOptions(table: OptionTable, columns: Columns, before: Columns): void {
   for (const [key, value] of Object.entries(columns)) {
     if (before[key] === value) continue;
     const known = Object.hasOwn(table, key) ? table[key] : undefined;
     if (!known) {
       const near = nearest(key, Object.keys(table));
-      throw new RequestError('unknown_option', `${field}: unknown key "${key}"`, {
-        field: `${field}.${key}`,
+      throw new RequestError('unknown_option', `other_config: unknown key "${key}"`, {
+        field: `otherConfig.${key}`,
         hint: near
           ? `did you mean ${near}?`
           : key.startsWith('dpdk-')
@@ -68,8 +68,8 @@ export function checkOptions(table: OptionTable, columns: Columns, before: Colum
       });
     }
     if (!known.test(value)) {
-      throw new RequestError('bad_value', `${field}: "${value}" is not a valid ${key}`, {
-        field: `${field}.${key}`,
+      throw new RequestError('bad_value', `other_config: "${value}" is not a valid ${key}`, {
+        field: `otherConfig.${key}`,
         hint: `give ${known.is}`,
       });
     }

@@ -150,7 +150,7 @@ test('every wrong request names the field and a fix', (t) =>
         {},
         400,
         'unknown_option',
-        'operations[0].other_config.max-idel',
+        'otherConfig.max-idel',
         /max-idle/,
       ],
       ['POST', '/v1/transactions', { operations: [{}] }, {}, 400, 'invalid_request', 'operations[0]', /exactly one/],
@@ -316,10 +316,29 @@ test('a transaction is all or none and tells the operation that failed', (t) =>
     ];
     const { status, json } = await send('POST', '/v1/transactions', { operations });
     t.is(status, 400);
-    t.is(json.error.field, 'operations[2]');
+    t.is(json.error.field, 'operations[2].setPort.port');
     t.is(fake.bridges.size, 0);
     t.is((await send('POST', '/v1/transactions', { operations: operations.slice(0, 2) })).status, 200);
     t.is((await send('POST', '/v1/transactions', { operations: [], generation: 1 })).json.error.code, 'conflict');
+  }));
+
+test('changes of one port at the same time are all kept', (t) =>
+  withSwitch(async ({ fake }, send) => {
+    await bridgeWithPort(send);
+    const columns = [
+      { mtuRequest: 9000 },
+      { tag: 7 },
+      { config: ['no-flood'] },
+      { externalIds: { a: 'b' } },
+      { options: { c: 'd' } },
+    ];
+    await Promise.all(columns.map((column) => send('PATCH', '/v1/bridges/br0/ports/p1', { name: 'p1', ...column })));
+    t.like(fake.bridges.get('br0')!.port('p1'), {
+      mtuRequest: 9000,
+      tag: 7,
+      config: ['no-flood'],
+      options: { c: 'd' },
+    });
   }));
 
 test('an address off this machine needs a token', (t) => {

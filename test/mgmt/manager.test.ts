@@ -4,7 +4,9 @@ import { join } from 'node:path';
 import test from 'ava';
 import { numberPorts, parseFlowFile } from '#mgmt/flow-text.ts';
 import { Manager } from '#mgmt/manager.ts';
-import type { ConfigChange } from '#mgmt/model.ts';
+import { applyChange, type ConfigChange, emptyModel } from '#mgmt/model.ts';
+import { change } from '#mgmt/single-change.ts';
+import { snapshotOf } from '#mgmt/snapshot.ts';
 import { bridgeRecord, portRecord } from '#mgmt/views.ts';
 import { RequestError } from '#ofproto/api.ts';
 import { Switch } from '#ofproto/switch.ts';
@@ -73,7 +75,8 @@ test('a restart brings back bridges, ports with their numbers, options, groups a
   await again.manager.compact();
   await again.manager.stop();
   const third = await start(folder);
-  t.deepEqual(third.fake.bridges.get('br0')!.dumpFlows(''), flows, 'the same from a snapshot');
+  const byTable = [...flows].sort((a, b) => a.table - b.table);
+  t.deepEqual(third.fake.bridges.get('br0')!.dumpFlows(''), byTable, 'the same from a snapshot');
   await third.manager.stop();
   await rm(folder, { recursive: true });
 });
@@ -112,7 +115,7 @@ test('a transaction that fails in its middle leaves switch, configuration and st
     manager.transact([{ kind: 'DeletePort', bridge: 'br0', name: 'p1' }, bridge('br1'), port('p1', { type: 'bogus' })]),
     { instanceOf: RequestError },
   );
-  t.is(error.field, 'operations[2]');
+  t.is(error.field, 'operations[2].setPort.port');
   t.is(error.message, 'no such port type: bogus');
   t.deepEqual([...fake.bridges.keys()], ['br0']);
   t.deepEqual([...manager.model.bridges.keys()], ['br0']);
@@ -180,7 +183,7 @@ test('a misspelt option, a second user of a socket and a taken name are refused 
     kind: 'SetSwitch',
     record: { ...manager.model.switch, otherConfig: { 'pmd-cpu-mas': '1' } },
   });
-  t.is(options.field, 'operations[0].other_config.pmd-cpu-mas');
+  t.is(options.field, 'operations[0].setSwitch.otherConfig.pmd-cpu-mas');
   t.is(options.hint, 'did you mean pmd-cpu-mask?');
   t.is((await refuse(port('p2', { options: { 'vhost-server-path': '/tmp/a.sock' } }))).code, 'exists');
   t.is((await refuse(port('br0'))).code, 'exists');
@@ -292,4 +295,48 @@ test('port names become numbers where a text may name a port, and only there', (
     ['actions=output(port=p1,max_len=64)', 'actions=output(port=1,max_len=64)'],
   ];
   for (const [text, expected] of cases) t.is(numberPorts(text, ports), expected);
+});
+
+test('a snapshot makes each table anew, oldest flow first, and keeps the time of hard timeouts', async (t) => {
+  const fake = new FakeSwitch();
+  const api = await fake.addBridge({ name: 'br0', datapathId: '', failMode: 'secure', otherConfig: {} });
+  await api.modifyFlows([
+    { command: 'add', flow: 'table=3,ip,actions=drop' },
+    { command: 'add', flow: 'arp,hard_timeout=60,actions=drop' },
+    { command: 'add', flow: 'udp,actions=drop' },
+  ]);
+  const views = api.dumpFlows('').map((flow) => (flow.hardTimeout ? { ...flow, duration: 50, hardAge: 40 } : flow));
+  api.dumpFlows = (filter) => views.filter(({ table }) => filter === '' || filter === `table=${table}`);
+  const model = applyChange(emptyModel('u'), bridge('br0', 'secure') as ConfigChange);
+  const list = [...snapshotOf(model, () => api)];
+  const flows = list.filter(({ changes: [change] }) => change!.kind === 'ModifyFlows' && !change.reset);
+  t.deepEqual(
+    flows.map(({ changes: [change] }) => change!.kind === 'ModifyFlows' && change.mods.map(({ flow }) => flow)),
+    [
+      ['table=0,priority=32768,hard_timeout=60,arp actions=drop'],
+      ['table=0,priority=32768,udp actions=drop'],
+      ['table=3,priority=32768,ip actions=drop'],
+    ],
+  );
+  t.is(flows[1]!.time - flows[0]!.time, 40_000);
+});
+
+test('a change that another one overtakes is derived again', async (t) => {
+  const folder = await temporaryFolder();
+  const { manager } = await start(folder);
+  await manager.transact([bridge('br0'), port('p1')]);
+  const seen: number[] = [];
+  const bump = (): Promise<void> =>
+    change(manager, (model) => {
+      const record = model.bridges.get('br0')!.ports.get('p1')!;
+      seen.push(record.tag);
+      return { kind: 'SetPort', bridge: 'br0', record: { ...record, tag: record.tag + 1 } };
+    });
+  await Promise.all(Array.from({ length: 8 }, bump));
+  t.is(manager.model.bridges.get('br0')!.ports.get('p1')!.tag, 7);
+  t.true(seen.length > 8);
+  const error = await t.throwsAsync<RequestError>(change(manager, () => port('p1', { otherConfig: { x: 'y' } })));
+  t.is(error!.field, 'otherConfig.x');
+  await manager.stop();
+  await rm(folder, { recursive: true });
 });

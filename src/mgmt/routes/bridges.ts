@@ -1,7 +1,7 @@
 /** Bridges and ports. */
 import { RequestError } from '#ofproto/api.ts';
-import type { ConfigChange } from '../model.ts';
 import { PAGE_QUERY, paged, type Route, type RouteContext } from '../route.ts';
+import { change } from '../single-change.ts';
 import {
   type BridgeSpecMessage,
   bridgeMessage,
@@ -15,21 +15,6 @@ import {
 } from '../views.ts';
 
 const tag = 'bridges';
-
-/** Fields of a request of one change, without the `operations[0]` that transactions have. */
-async function change(context: RouteContext, one: ConfigChange): Promise<void> {
-  try {
-    await context.manager.transact([one]);
-  } catch (error) {
-    if (!(error instanceof RequestError)) throw error;
-    const { code, hint, status } = error;
-    throw new RequestError(code, error.message, {
-      field: error.field.replace(/^operations\[0\]\.?/, ''),
-      hint,
-      status,
-    });
-  }
-}
 
 function bridgeModel(context: RouteContext, name: string) {
   context.manager.bridge(name);
@@ -79,8 +64,10 @@ export const bridgeRoutes: readonly Route[] = [
     reply: 'Bridge',
     handler: async (context, { body }) => {
       const spec = body as BridgeSpecMessage;
-      if (context.manager.model.bridges.has(spec.name)) throw exists('bridge', spec.name);
-      await change(context, { kind: 'SetBridge', record: bridgeRecord(spec) });
+      await change(context.manager, (model) => {
+        if (model.bridges.has(spec.name)) throw exists('bridge', spec.name);
+        return { kind: 'SetBridge', record: bridgeRecord(spec) };
+      });
       return bridgeMessage(context.manager, bridgeModel(context, spec.name));
     },
   },
@@ -102,7 +89,7 @@ export const bridgeRoutes: readonly Route[] = [
     handler: async (context, { params, body }) => {
       const spec = body as BridgeSpecMessage;
       sameName(params.name!, spec.name);
-      await change(context, { kind: 'SetBridge', record: bridgeRecord(spec) });
+      await change(context.manager, () => ({ kind: 'SetBridge', record: bridgeRecord(spec) }));
       return bridgeMessage(context.manager, bridgeModel(context, spec.name));
     },
   },
@@ -115,8 +102,10 @@ export const bridgeRoutes: readonly Route[] = [
     reply: 'Bridge',
     handler: async (context, { params, body }) => {
       sameName(params.name!, (body as BridgeSpecMessage).name);
-      const now = bridgeSpecMessage(bridgeModel(context, params.name!).bridge);
-      await change(context, { kind: 'SetBridge', record: bridgeRecord({ ...now, ...(body as BridgeSpecMessage) }) });
+      await change(context.manager, () => {
+        const now = bridgeSpecMessage(bridgeModel(context, params.name!).bridge);
+        return { kind: 'SetBridge', record: bridgeRecord({ ...now, ...(body as BridgeSpecMessage) }) };
+      });
       return bridgeMessage(context.manager, bridgeModel(context, params.name!));
     },
   },
@@ -127,7 +116,7 @@ export const bridgeRoutes: readonly Route[] = [
     tag,
     reply: 'Empty',
     handler: async (context, { params }) => {
-      await change(context, { kind: 'DeleteBridge', name: params.name! });
+      await change(context.manager, () => ({ kind: 'DeleteBridge', name: params.name! }));
       return {};
     },
   },
@@ -150,8 +139,10 @@ export const bridgeRoutes: readonly Route[] = [
     reply: 'Port',
     handler: async (context, { params, body }) => {
       const spec = body as PortSpecMessage;
-      if (findPort(context.manager.model, params.name!, spec.name)) throw exists('port', spec.name);
-      await change(context, { kind: 'SetPort', bridge: params.name!, record: portRecord(spec, undefined) });
+      await change(context.manager, (model) => {
+        if (findPort(model, params.name!, spec.name)) throw exists('port', spec.name);
+        return { kind: 'SetPort', bridge: params.name!, record: portRecord(spec, undefined) };
+      });
       return portOf(context, params.name!, spec.name);
     },
   },
@@ -173,8 +164,10 @@ export const bridgeRoutes: readonly Route[] = [
     handler: async (context, { params, body }) => {
       const spec = body as PortSpecMessage;
       sameName(params.port!, spec.name);
-      const before = findPort(context.manager.model, params.name!, spec.name);
-      await change(context, { kind: 'SetPort', bridge: params.name!, record: portRecord(spec, before) });
+      await change(context.manager, (model) => {
+        const before = findPort(model, params.name!, spec.name);
+        return { kind: 'SetPort', bridge: params.name!, record: portRecord(spec, before) };
+      });
       return portOf(context, params.name!, spec.name);
     },
   },
@@ -187,11 +180,13 @@ export const bridgeRoutes: readonly Route[] = [
     reply: 'Port',
     handler: async (context, { params, body }) => {
       sameName(params.port!, (body as PortSpecMessage).name);
-      const before = findPort(context.manager.model, params.name!, params.port!);
-      if (!before)
-        throw new RequestError('no_such_port', `no port named ${params.port}`, { field: 'port', status: 404 });
-      const spec = { ...portSpecMessage(before), ...(body as PortSpecMessage) };
-      await change(context, { kind: 'SetPort', bridge: params.name!, record: portRecord(spec, before) });
+      await change(context.manager, (model) => {
+        const before = findPort(model, params.name!, params.port!);
+        if (!before)
+          throw new RequestError('no_such_port', `no port named ${params.port}`, { field: 'port', status: 404 });
+        const spec = { ...portSpecMessage(before), ...(body as PortSpecMessage) };
+        return { kind: 'SetPort', bridge: params.name!, record: portRecord(spec, before) };
+      });
       return portOf(context, params.name!, params.port!);
     },
   },
@@ -202,7 +197,7 @@ export const bridgeRoutes: readonly Route[] = [
     tag,
     reply: 'Empty',
     handler: async (context, { params }) => {
-      await change(context, { kind: 'DeletePort', bridge: params.name!, name: params.port! });
+      await change(context.manager, () => ({ kind: 'DeletePort', bridge: params.name!, name: params.port! }));
       return {};
     },
   },

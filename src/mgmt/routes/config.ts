@@ -2,6 +2,7 @@
 import { RequestError } from '#ofproto/api.ts';
 import { applyChange, type Columns, type ConfigChange, type Model } from '../model.ts';
 import type { Route } from '../route.ts';
+import { change } from '../single-change.ts';
 import {
   type BridgeSpecMessage,
   bridgeMessage,
@@ -65,10 +66,10 @@ export const configRoutes: readonly Route[] = [
       const { operations, generation } = body as { operations?: OperationMessage[]; generation?: number };
       let model = manager.model;
       const changes = (operations ?? []).map((operation) => {
-        const change = operationChange(model, operation);
+        const one = operationChange(model, operation);
         // A port that is deleted and added again in one transaction is a new one.
-        if (change.kind === 'DeletePort' || change.kind === 'DeleteBridge') model = tryApply(model, change);
-        return change;
+        if (one.kind === 'DeletePort' || one.kind === 'DeleteBridge') model = tryApply(model, one);
+        return one;
       });
       return { generation: await manager.transact(changes, generation) };
     },
@@ -92,7 +93,7 @@ export const configRoutes: readonly Route[] = [
     body: 'SwitchOptions',
     reply: 'SwitchOptions',
     handler: async ({ manager }, { body }) => {
-      await manager.transact([switchChange(manager.model, body as NonNullable<OperationMessage['setSwitch']>)]);
+      await change(manager, (model) => switchChange(model, body as NonNullable<OperationMessage['setSwitch']>));
       return { otherConfig: manager.model.switch.otherConfig, externalIds: manager.model.switch.externalIds };
     },
   },
