@@ -45,6 +45,8 @@ const UNANSWERED: UpcallAnswer = { actions: undefined };
 export interface SwitchOptions {
   /** Clock, ms since the epoch. */
   readonly now?: () => number;
+  /** Told of errors that nobody waits for: a bug met by an upcall or by the housekeeping. */
+  readonly onError?: (error: unknown) => void;
   /** Housekeeping by timer (default), or by calls of `tick` only. */
   readonly timer?: boolean;
 }
@@ -55,6 +57,7 @@ export class Switch implements SwitchApi, BridgeContext {
   readonly translator = new Translator();
   readonly #datapath: Datapath;
   readonly #now: () => number;
+  readonly #onError: (error: unknown) => void;
   readonly #byDpPort: ({ bridge: Bridge; port: OfPort } | undefined)[] = [];
   readonly #key = new Uint32Array(WORDS);
   #recent: InstalledFlow | undefined;
@@ -69,6 +72,7 @@ export class Switch implements SwitchApi, BridgeContext {
   constructor(datapath: Datapath, options: SwitchOptions = {}) {
     this.#datapath = datapath;
     this.#now = options.now ?? Date.now;
+    this.#onError = options.onError ?? (() => undefined);
     this.revalidator = new Revalidator(datapath, this.translator, this.#now);
     datapath.listen({
       upcall: (upcall) => this.#upcall(upcall),
@@ -77,7 +81,7 @@ export class Switch implements SwitchApi, BridgeContext {
       disconnected: () => this.#disconnected(),
     });
     if (options.timer === false) return;
-    this.#timer = setInterval(() => void this.tick().catch(() => undefined), TICK_MS);
+    this.#timer = setInterval(() => void this.tick().catch(this.#onError), TICK_MS);
     this.#timer.unref();
   }
 
@@ -106,7 +110,8 @@ export class Switch implements SwitchApi, BridgeContext {
   #upcall(upcall: Upcall): UpcallAnswer {
     try {
       return this.#answer(upcall);
-    } catch {
+    } catch (error) {
+      this.#onError(error);
       return UNANSWERED;
     }
   }
@@ -155,9 +160,12 @@ export class Switch implements SwitchApi, BridgeContext {
       }
     }
     clearTimeout(this.#adoptTimer);
-    if (this.bridges.size > 0) void this.#putBack(missing).then(() => this.restored());
+    if (this.bridges.size > 0)
+      void this.#putBack(missing)
+        .then(() => this.restored())
+        .catch(this.#onError);
     else if (flows.length > 0) {
-      this.#adoptTimer = setTimeout(() => void this.restored(), ADOPT_AFTER_MS);
+      this.#adoptTimer = setTimeout(() => void this.restored().catch(this.#onError), ADOPT_AFTER_MS);
       this.#adoptTimer.unref();
     }
   }
@@ -211,7 +219,7 @@ export class Switch implements SwitchApi, BridgeContext {
     at.port.datapath = status;
     if (wasLive === at.bridge.isLive(at.port.ofport)) return;
     this.revalidator.groupsChanged(at.bridge);
-    void this.revalidator.settle().catch(() => undefined);
+    void this.revalidator.settle().catch(this.#onError);
   }
 
   // Bridges
