@@ -96,7 +96,7 @@ async function main(): Promise<void> {
     reach: async () => (await reachDatapath(rundir)).fd,
     log: (level, text) => log[level](text),
   });
-  const theSwitch = new Switch(datapath);
+  const theSwitch = new Switch(datapath, { onError: (error) => log.error({ error }, 'the slow path failed') });
   const manager = new Manager({ switch: theSwitch, datapath, config: settings.config, log });
 
   let stopping = false;
