@@ -214,7 +214,7 @@ class PmdThread implements LoopWork {
   }
 }
 
-const start = workerData as WorkerStart;
+const { start } = workerData as { start: WorkerStart };
 setThreadName(`pmd${start.worker}`);
 if (start.core >= 0) setAffinity([start.core]);
 new PmdThread(start).run();

@@ -1,9 +1,10 @@
 /** The PMD workers as the main thread sees them: starting, asking, stopping. */
-import { Worker } from 'node:worker_threads';
+import type { Worker } from 'node:worker_threads';
 import { H_MAGIC, H_VERSION, H_WORKER, LANE_BYTES, LANE_MAGIC, LANE_VERSION, Lane } from '#contract/lane.ts';
 import { close, eventfd, eventfdSignal, map, memfd } from '#contract/os.ts';
 import type { FromWorker, Verb, VerbAnswer, WorkerOptions, WorkerStart } from './verbs.ts';
 import { SHARED_VERBS, SHARED_WORDS } from './verbs.ts';
+import { startThread } from './worker-thread.ts';
 
 /**
  * V8 counts mapped guest memory as memory of the heap: with its default limit each attached guest costs whole collections, of
@@ -45,7 +46,7 @@ export class PmdWorker {
     this.lane.header[H_MAGIC] = LANE_MAGIC;
     this.lane.header[H_VERSION] = LANE_VERSION;
     this.lane.header[H_WORKER] = worker;
-    const workerData: WorkerStart = {
+    const start: WorkerStart = {
       worker,
       workers,
       core,
@@ -54,8 +55,7 @@ export class PmdWorker {
       shared: this.#shared.buffer as SharedArrayBuffer,
       options,
     };
-    this.#thread = new Worker(new URL('./worker.ts', import.meta.url), {
-      workerData,
+    this.#thread = startThread(new URL('./worker.ts', import.meta.url), start, {
       name: `pmd${worker}`,
       resourceLimits: HEAP,
     });
