@@ -62,6 +62,7 @@ class PmdThread implements LoopWork {
   run(): void {
     this.#loop.run();
     for (const port of this.#ports.values()) port.close();
+    release(this.#lane.buffer);
   }
 
   burst(queue: RxQueue): number {

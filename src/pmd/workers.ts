@@ -1,7 +1,7 @@
 /** The PMD workers as the main thread sees them: starting, asking, stopping. */
 import type { Worker } from 'node:worker_threads';
 import { H_MAGIC, H_VERSION, H_WORKER, LANE_BYTES, LANE_MAGIC, LANE_VERSION, Lane } from '#contract/lane.ts';
-import { close, eventfd, eventfdSignal, map, memfd } from '#contract/os.ts';
+import { close, eventfd, eventfdSignal, map, memfd, release } from '#contract/os.ts';
 import type { FromWorker, Verb, VerbAnswer, WorkerOptions, WorkerStart } from './verbs.ts';
 import { SHARED_VERBS, SHARED_WORDS } from './verbs.ts';
 import { startThread } from './worker-thread.ts';
@@ -102,6 +102,7 @@ export class PmdWorker {
   async close(): Promise<void> {
     await this.stop();
     await this.#thread.terminate();
+    release(this.lane.buffer);
     close(this.laneFd);
     close(this.wakeFd);
   }

@@ -158,10 +158,11 @@ test('an eventfd adds up signals, wakes poll and is empty after a drain', (t) =>
 test('a thread asleep in poll is woken by an eventfd from another thread', async (t) => {
   const fd = os.eventfd();
   const worker = new Worker(new URL('../native/os-worker.ts', import.meta.url), { workerData: { job: 'sleep', fd } });
+  const exit = once(worker, 'exit');
   t.deepEqual(await once(worker, 'message'), ['asleep']);
   t.is(os.eventfdSignal(fd), 0);
   t.deepEqual(await once(worker, 'message'), [1]);
-  await once(worker, 'exit');
+  await exit;
   os.close(fd);
 });
 

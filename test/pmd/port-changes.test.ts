@@ -265,15 +265,39 @@ test.serial('200 guests come and go without a descriptor or a mapping left behin
     for (let i = 0; i < 10; i++) await cycle(i);
     await settle();
     const before = plane.usage();
-    const memory = plane.guestMappings();
+    const memory = plane.mappings('virtio-port');
     for (let i = 0; i < 200; i++) await cycle(i);
     await settle();
     const after = plane.usage();
     t.is(after.fds, before.fds);
-    t.is(plane.guestMappings(), memory);
+    t.is(plane.mappings('virtio-port'), memory);
     // Heap and code of the process move a little by themselves.
     t.true(after.maps - before.maps < 50, `${before.maps} mappings, then ${after.maps}`);
     await stream.run(100);
     t.is(await stream.finish(), 0);
+  });
+});
+
+withTwoCpus('workers and control planes come and go without a descriptor or a lane left behind', async (t) => {
+  await withDataPlane(async (plane, first) => {
+    await plane.pair(first);
+    let control = first;
+    const both = { 'pmd-cpu-mask': mask(cpus[0]!, cpus[1]!) };
+    const cycle = async (): Promise<void> => {
+      await control.client.setOptions(both);
+      await control.client.setOptions({});
+      control.client.detach();
+      control = await plane.control();
+    };
+    for (let i = 0; i < 3; i++) await cycle();
+    const state = () => ({
+      fds: plane.usage().fds,
+      lanes: plane.mappings('lane'),
+      guests: plane.mappings('virtio-port'),
+    });
+    const before = state();
+    for (let i = 0; i < 20; i++) await cycle();
+    t.deepEqual(state(), before);
+    t.is(before.lanes, 2, 'one of the worker, one of the main thread');
   });
 });

@@ -198,9 +198,9 @@ export class DataProcess {
     };
   }
 
-  /** Mappings of the memory of guests. */
-  guestMappings(): number {
-    return readFileSync(`/proc/${this.child.pid}/maps`, 'utf8').split('memfd:virtio-port').length - 1;
+  /** Mappings of memfds whose name starts so: `virtio-port`, the memory of guests; `lane`. */
+  mappings(memfd: string): number {
+    return readFileSync(`/proc/${this.child.pid}/maps`, 'utf8').split(`memfd:${memfd}`).length - 1;
   }
 
   async close(): Promise<void> {
