@@ -2,6 +2,7 @@
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
+import { allowedCpus } from '#contract/os.ts';
 import { PATIENCE_MS } from '../support/datapath.ts';
 import { sleep, until } from '../support/process.ts';
 import { type SwitchProcess, withSwitch } from '../support/switch.ts';
@@ -108,6 +109,35 @@ maybe('two queue pairs carry', async (t) => {
       const rxqs = await sw.appctl('dpif-netdev/pmd-rxq-show');
       for (const port of PORTS)
         for (const queue of [0, 1]) t.regex(rxqs, new RegExp(`port: ${port}\\s+queue-id:\\s+${queue}\\b`));
+    } finally {
+      await testpmd.quit();
+    }
+  });
+});
+
+maybe('workers come and go under load, and the loop goes on', async (t) => {
+  await withSwitch(['--default'], async (sw) => {
+    await join2(sw);
+    const testpmd = await start(sw, {}, { queues: 2 });
+    try {
+      await sw.linkUp(...PORTS);
+      await testpmd.closeLoop(2, PATIENCE_MS);
+      const [first, ...rest] = allowedCpus();
+      const masks = [
+        1n << BigInt(first!),
+        ...rest.slice(0, 1).map((cpu) => (1n << BigInt(first!)) | (1n << BigInt(cpu))),
+      ];
+      for (const mask of [...masks, ...masks]) {
+        await sw.vsctl('set', 'Open_vSwitch', '.', `other_config:pmd-cpu-mask=0x${mask.toString(16)}`);
+        const threads = (await sw.appctl('dpif-netdev/pmd-rxq-show')).match(/^pmd thread/gm)!.length;
+        t.is(threads, mask.toString(2).replaceAll('0', '').length);
+        const stats = await testpmd.portStats();
+        for (const { port, rxPackets } of stats) await testpmd.waitReceived(port, rxPackets + 5000, PATIENCE_MS);
+      }
+      await testpmd.stopForwarding();
+      const refused = await sw.tool('rw-vsctl', 'set', 'Open_vSwitch', '.', 'other_config:pmd-cpu-mask=0');
+      t.not(refused.code, 0);
+      t.regex(refused.stderr, /pmd-cpu-mask/);
     } finally {
       await testpmd.quit();
     }
