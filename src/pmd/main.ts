@@ -11,7 +11,7 @@ import { usableCpus } from './cpus.ts';
 import { sessionTypes } from './port-types.ts';
 import { Ports } from './ports.ts';
 import { type ContractHandler, ContractServer } from './server.ts';
-import type { DumpedFlow, WorkerOptions } from './verbs.ts';
+import type { WorkerOptions } from './verbs.ts';
 import { PmdWorker } from './workers.ts';
 
 const SAMPLE_MS = 1000;
@@ -85,7 +85,7 @@ class DataPlane implements ContractHandler {
     await Promise.all(fresh.map((w) => w.ask({ verb: 'control', doorbell })));
     // The old workers go on forwarding until the new ones can: their flows come first.
     if (old.length > 0) {
-      const flows = (await old[0]!.ask({ verb: 'dump' })) as readonly DumpedFlow[];
+      const flows = await old[0]!.flows();
       await Promise.all(fresh.map((w) => w.ask({ verb: 'flows', flows })));
     }
     await this.ports.useWorkers(fresh);
@@ -130,7 +130,7 @@ class DataPlane implements ContractHandler {
   }
 
   async #dumpFlows(): Promise<ReplyBodies['flows']['flows']> {
-    const flows = (await this.#workers[0]!.ask({ verb: 'dump' })) as readonly DumpedFlow[];
+    const flows = await this.#workers[0]!.flows();
     return flows.map(({ id, words, actions }) => ({ id, words: Array.from(words), actions: Array.from(actions) }));
   }
 

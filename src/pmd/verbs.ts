@@ -27,7 +27,8 @@ export type Verb =
   | { readonly verb: 'options'; readonly options: WorkerOptions }
   /** All counters of the worker's row to 0. */
   | { readonly verb: 'clear' }
-  | { readonly verb: 'dump' }
+  /** Flows with ids from `from` on, so few that no packet waits long. */
+  | { readonly verb: 'dump'; readonly from: number }
   /** Install these megaflows: a new worker takes over from others. */
   | { readonly verb: 'flows'; readonly flows: readonly DumpedFlow[] }
   /** Add the counters of ports and flows in the lanes of workers that have stopped. */
@@ -48,6 +49,12 @@ export interface DumpedFlow {
   readonly actions: Uint32Array;
 }
 
+export interface DumpResult {
+  readonly flows: readonly DumpedFlow[];
+  /** Where the next dump goes on; -1: these were the last. */
+  readonly next: number;
+}
+
 export interface QueueUsage {
   readonly portNo: number;
   readonly queue: number;
@@ -63,7 +70,7 @@ export interface UsageResult {
 export interface VerbAnswer {
   readonly seq: number;
   readonly error?: string;
-  readonly result?: readonly DumpedFlow[] | UsageResult;
+  readonly result?: DumpResult | UsageResult;
 }
 
 /** What a worker says unasked: a guest took memory away under it (os.takeFaults tells which). */

@@ -20,8 +20,10 @@ import { Commands } from './commands.ts';
 import { type LoopWork, PollLoop } from './loop.ts';
 import { PORTS } from './port-types.ts';
 import { UpcallPath } from './upcall.ts';
-import type { DumpedFlow, UsageResult, Verb, VerbAnswer, VerbCall, WorkerStart } from './verbs.ts';
+import type { DumpedFlow, DumpResult, UsageResult, Verb, VerbAnswer, VerbCall, WorkerStart } from './verbs.ts';
 
+/** Taking down a flow costs about a microsecond. */
+const FLOWS_PER_DUMP = 128;
 const COLLECTIONS = workerCounter('collections');
 
 class PmdThread implements LoopWork {
@@ -120,7 +122,7 @@ class PmdThread implements LoopWork {
         this.#pipeline.flowsChanged();
         return undefined;
       case 'dump':
-        return this.#dump();
+        return this.#dump(verb.from);
       case 'flows':
         this.#putAll(verb.flows);
         return undefined;
@@ -173,12 +175,20 @@ class PmdThread implements LoopWork {
     this.#lane.header[H_EPOCH]! += 1;
   }
 
-  #dump(): DumpedFlow[] {
-    return Array.from(this.#pipeline.flows.dump(), ({ id, key, mask, program }) => {
+  #dump(from: number): DumpResult {
+    const table = this.#pipeline.flows;
+    const end = table.subtableOf.length;
+    const flows: DumpedFlow[] = [];
+    let id = from;
+    for (; id < end && flows.length < FLOWS_PER_DUMP; id++) {
+      const record = table.get(id);
+      if (record === undefined) continue;
+      const { key, mask, program } = record;
       const words: number[] = [];
       for (let w = 0; w < mask.length; w++) if (mask[w] !== 0) words.push(w, key[w]!, mask[w]!);
-      return { id, words: Uint32Array.from(words), actions: program.slice() };
-    });
+      flows.push({ id, words: Uint32Array.from(words), actions: program });
+    }
+    return { flows, next: id < end ? id : -1 };
   }
 
   #putAll(flows: readonly DumpedFlow[]): void {
@@ -195,7 +205,9 @@ class PmdThread implements LoopWork {
     const from = new Lane(map(laneFd, 0, LANE_BYTES, { write: true, owner: 0 }));
     const { ports, flows } = this.#lane;
     for (let i = 0; i < ports.length; i++) ports[i]! += from.ports[i]!;
-    for (const { id } of this.#pipeline.flows.dump()) {
+    const { subtableOf } = this.#pipeline.flows;
+    for (let id = 0; id < subtableOf.length; id++) {
+      if (subtableOf[id]! < 0) continue;
       const row = id * FLOW_ROW;
       flows[row + FLOW_PACKETS]! += from.flows[row + FLOW_PACKETS]!;
       flows[row + FLOW_BYTES]! += from.flows[row + FLOW_BYTES]!;

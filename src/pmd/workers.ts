@@ -2,7 +2,7 @@
 import type { Worker } from 'node:worker_threads';
 import { H_MAGIC, H_VERSION, H_WORKER, LANE_BYTES, LANE_MAGIC, LANE_VERSION, Lane } from '#contract/lane.ts';
 import { close, eventfd, eventfdSignal, map, memfd, release } from '#contract/os.ts';
-import type { FromWorker, Verb, VerbAnswer, WorkerOptions, WorkerStart } from './verbs.ts';
+import type { DumpedFlow, DumpResult, FromWorker, Verb, VerbAnswer, WorkerOptions, WorkerStart } from './verbs.ts';
 import { SHARED_VERBS, SHARED_WORDS } from './verbs.ts';
 import { startThread } from './worker-thread.ts';
 
@@ -88,6 +88,17 @@ export class PmdWorker {
     Atomics.add(this.#shared, SHARED_VERBS, 1);
     eventfdSignal(this.wakeFd);
     return answer;
+  }
+
+  /** All flows of the worker. It forwards between any two parts of the answer. */
+  async flows(): Promise<DumpedFlow[]> {
+    const flows: DumpedFlow[] = [];
+    for (let from = 0; from >= 0; ) {
+      const part = (await this.ask({ verb: 'dump', from })) as DumpResult;
+      for (const flow of part.flows) flows.push(flow);
+      from = part.next;
+    }
+    return flows;
   }
 
   /** Ends the loop; what the worker counted is in its lane then, which stays until `close`. */

@@ -4,7 +4,7 @@ import { PORT_ROW, portCounter } from '#contract/catalogue.ts';
 import { FLOW_PACKETS, FLOW_ROW } from '#contract/lane.ts';
 import { LaneClient } from '#contract/lane-client.ts';
 import { dup, eventfd } from '#contract/os.ts';
-import type { DumpedFlow, UsageResult } from '#pmd/verbs.ts';
+import type { DumpResult, UsageResult } from '#pmd/verbs.ts';
 import { PmdWorker, type WorkerEvents } from '#pmd/workers.ts';
 import { megaflow, PATIENCE_MS } from '../support/datapath.ts';
 import { until } from '../support/process.ts';
@@ -25,7 +25,7 @@ test('a worker answers every verb, with what it refuses as an error', async (t) 
       worker.ask({ verb: 'attach', portNo: 4, attachment: { ...attachment, kind: 'x' }, known: true }),
       { message: /no port kind x/ },
     );
-    t.deepEqual(await worker.ask({ verb: 'dump' }), []);
+    t.deepEqual(await worker.flows(), []);
     const usage = (await worker.ask({ verb: 'usage' })) as UsageResult;
     t.deepEqual(usage.queues, []);
     t.true(usage.total > 0);
@@ -44,7 +44,7 @@ test('a worker answers every verb, with what it refuses as an error', async (t) 
   } finally {
     await worker.close();
   }
-  await t.throwsAsync(worker.ask({ verb: 'dump' }), { message: /stopping/ });
+  await t.throwsAsync(worker.flows(), { message: /stopping/ });
 });
 
 test('a new worker takes over flows and counts of one that stopped', async (t) => {
@@ -60,13 +60,13 @@ test('a new worker takes over flows and counts of one that stopped', async (t) =
     client.barrier(1);
     client.flush();
     await until('the flows to be put', () => client.passed(1), PATIENCE_MS);
-    const flows = (await old.ask({ verb: 'dump' })) as DumpedFlow[];
+    const flows = await old.flows();
     t.deepEqual(
       flows.map(({ id, words, actions }) => [id, ...words, ...actions]),
       [0, 1, 2].map((id) => [id, 0, id + 1, 0xffffffff, ...output(9)]),
     );
     await fresh.ask({ verb: 'flows', flows });
-    t.deepEqual(await fresh.ask({ verb: 'dump' }), flows);
+    t.deepEqual(await fresh.flows(), flows);
 
     old.lane.flows[2 * FLOW_ROW + FLOW_PACKETS] = 77;
     old.lane.flows[50 * FLOW_ROW + FLOW_PACKETS] = 5;
@@ -82,6 +82,23 @@ test('a new worker takes over flows and counts of one that stopped', async (t) =
   } finally {
     await old.close();
     await fresh.close();
+  }
+});
+
+test('a large table is told in parts, so that packets never wait for all of it', async (t) => {
+  const worker = new PmdWorker(0, 1, -1, OPTIONS, SILENT);
+  try {
+    const flows = Array.from({ length: 1000 }, (_, i) => ({
+      id: 3 * i,
+      words: Uint32Array.of(0, 1, 0xffffffff, 9, i, 0xffffffff),
+      actions: Uint32Array.from(output(2)),
+    }));
+    await worker.ask({ verb: 'flows', flows });
+    const { flows: part, next } = (await worker.ask({ verb: 'dump', from: 0 })) as DumpResult;
+    t.true(part.length < 200 && next > 0);
+    t.deepEqual(await worker.flows(), flows);
+  } finally {
+    await worker.close();
   }
 });
 
