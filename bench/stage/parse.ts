@@ -10,6 +10,6 @@ await measure({
   name: 'parse',
   packets: rig.packets,
   run: () => {
-    for (let i = 0; i < rig.packets; i += 32) parseBurst(rig.batch, 32, NEED_TAGS | NEED_NETWORK);
+    for (let i = 0; i < rig.packets; i += 32) parseBurst(rig.batch, 32, NEED_TAGS | NEED_NETWORK, -1);
   },
 });

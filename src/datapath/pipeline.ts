@@ -100,15 +100,15 @@ export class Pipeline {
   /** One burst from one rx queue. @returns its packets. */
   run(rx: RxQueue): number {
     const batch = this.#batch;
-    const count = rx.poll(batch);
+    const flows = this.flows.ports[rx.portNo];
+    const count = rx.poll(batch, flows !== undefined && flows.untouched);
     if (count === 0) {
       this.#maintain();
       return 0;
     }
     const worker = this.#worker;
     worker[RX_PACKETS] = worker[RX_PACKETS]! + count;
-    const flows = this.flows.ports[batch.inPort];
-    if (flows?.simple === true) {
+    if (flows !== undefined && flows.simple) {
       this.#shortCut(flows, count);
     } else {
       const misses = this.#classify(flows, count);
@@ -188,6 +188,7 @@ export class Pipeline {
     for (let slot = 1; slot < count; slot++) bytes += lengths[slot]!;
     countMore(subtable, stats, this.flows.home[id]!, count - 1, bytes);
     worker[SIMPLE_HITS] = worker[SIMPLE_HITS]! + count;
+    flows.untouched = verdict >>> 24 !== EDITS;
     if (verdict >>> 24 === OUTPUT) {
       const port = verdict & 0xffffff;
       const list = this.#outputs.touch(port);
@@ -214,7 +215,7 @@ export class Pipeline {
       return count;
     }
     const subtables = flows.subtables;
-    parseBurst(batch, count, flows.need);
+    parseBurst(batch, count, flows.need, flows.words);
     for (let slot = 0; slot < count; slot++) pending[slot] = slot;
     const stats = this.#stats;
     const flags = (flows.need & NETWORK) === 0 ? 0 : 0xfff;

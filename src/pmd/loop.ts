@@ -147,15 +147,15 @@ export class PollLoop {
         work.fault();
       }
       counters[C_ITERATIONS]! += 1;
-      sampleTsc();
+      // The rest of a busy turn counts for the first burst of the next: reading the clock is a call.
       if (packets > 0) {
-        counters[C_BUSY_CYCLES]! += clock[0]! - last;
-        busySince = clock[0]!;
+        busySince = last;
       } else {
+        sampleTsc();
         counters[C_IDLE_ITERATIONS]! += 1;
         counters[C_IDLE_CYCLES]! += clock[0]! - last;
+        last = clock[0]!;
       }
-      last = clock[0]!;
       if (last - busySince > this.#sleepAfter && this.#canSleep && shared[SHARED_VERBS] === verbs) {
         this.#sleep(verbs);
         counters[C_SLEEPS]! += 1;

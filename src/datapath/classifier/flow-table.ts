@@ -83,6 +83,8 @@ export class FlowTable {
     else if (!(before === subtable.index && subtable.hasKey(id, key))) this.#take(id, subtable);
     const growing = subtable.draining;
     const previous = subtable.insert(id, key, verdict);
+    // Found anew by the next burst.
+    this.ports[port]!.untouched = false;
     if (previous >= 0) {
       this.programs.release(subtable.replacedVerdict);
       this.subtableOf[previous] = -1;

@@ -1,7 +1,6 @@
 /**
  * What classification found for the packets of a burst, by slot. One set per thread: V8 folds address and length of a
- * module's constant typed array into the code, where those of an object's field are loaded and checked at every access
- * (Node 26: 10 % of a lookup).
+ * module's constant typed array into the code, where those of an object's field are loaded and checked at every access.
  */
 import { BURST } from '../packet/batch.ts';
 

@@ -7,6 +7,9 @@
  * nothing but the first, so the processor has the table rows of many packets in flight at once: with 100 000 flows the
  * cache misses of a burst overlap instead of adding up.
  *
+ * ## Runs
+ * Packets in a row with the same masked key, as bursts of one flow have them, are one run: hashed, searched and counted once.
+ *
  * ## Groups of four words
  * Words and masks are read into locals four at a time and compared without a branch per word; there is one body for masks
  * of up to 4 words, one for up to 8, and a loop for the rest.
@@ -57,9 +60,10 @@ export const countMore = (subtable: Subtable, stats: FlowStats, home: number, pa
   if ((tally | sum) >= FULL) stats.spill(table, at);
 };
 
-/** Masked key words of the packets that are looked up, and the hash of each. */
+/** Masked key words of each run, its hash, and where in `pending` it begins; one more marks the end of the last. */
 const masked = new Int32Array(BURST * 8);
 const hashes = new Int32Array(BURST);
+const begins = new Int32Array(BURST + 1);
 
 /**
  * Looks up pending[0..count-1]; hits are counted and written to found.ts, the others stay pending, in order.
@@ -96,29 +100,45 @@ const lookup4 = (subtable: Subtable, batch: PacketBatch, stats: FlowStats, count
   const m1 = bits[1]!;
   const m2 = bits[2]!;
   const m3 = bits[3]!;
-  for (let i = 0, to = 0; i < count; i++, to += 4) {
+  let runs = 0;
+  let p0 = 0;
+  let p1 = 0;
+  let p2 = 0;
+  let p3 = 0;
+  for (let i = 0; i < count; i++) {
     const row = pending[i]! * ROW;
     const k0 = keys[row + w0]! & m0;
     const k1 = keys[row + w1]! & m1;
     const k2 = keys[row + w2]! & m2;
     const k3 = keys[row + w3]! & m3;
+    if (runs !== 0 && ((k0 ^ p0) | (k1 ^ p1) | (k2 ^ p2) | (k3 ^ p3)) === 0) continue;
+    p0 = k0;
+    p1 = k1;
+    p2 = k2;
+    p3 = k3;
+    const to = runs << 2;
     masked[to] = k0;
     masked[to + 1] = k1;
     masked[to + 2] = k2;
     masked[to + 3] = k3;
-    hashes[i] = finish(word(word(word(word(SEED, k0), k1), k2), k3));
+    hashes[runs] = finish(word(word(word(word(SEED, k0), k1), k2), k3));
+    begins[runs] = i;
+    runs++;
   }
+  begins[runs] = count;
   const table = subtable.table;
   const wrap = ((subtable.rowMask + 1) << 3) - 1;
   const draining = subtable.draining;
   let left = 0;
-  for (let i = 0, from = 0; i < count; i++, from += 4) {
-    const slot = pending[i]!;
+  for (let run = 0; run < runs; run++) {
+    const from = run << 2;
+    const begin = begins[run]!;
+    const end = begins[run + 1]!;
     const k0 = masked[from]!;
     const k1 = masked[from + 1]!;
     const k2 = masked[from + 2]!;
     const k3 = masked[from + 3]!;
-    let at = (hashes[i]! << 3) & wrap;
+    let at = (hashes[run]! << 3) & wrap;
     let id = table[at]!;
     while (
       id !== 0 &&
@@ -132,25 +152,33 @@ const lookup4 = (subtable: Subtable, batch: PacketBatch, stats: FlowStats, count
       id = table[at]!;
     }
     if (id !== 0) {
-      // All loads stand before the stores: V8 loads a typed array's address anew after each store.
       const verdict = table[at + VERDICT]!;
-      const tally = (table[at + TALLY]! + ONE) | (keys[slot * ROW + MISC]! & flags);
-      const sum = table[at + BYTES]! + lengths[slot]!;
+      let bytes = table[at + BYTES]!;
+      let bits = 0;
+      for (let i = begin; i < end; i++) {
+        const slot = pending[i]!;
+        bytes += lengths[slot]!;
+        bits |= keys[slot * ROW + MISC]!;
+        ids[slot] = id - 1;
+        verdicts[slot] = verdict;
+      }
+      const tally = (table[at + TALLY]! + (end - begin) * ONE) | (bits & flags);
       table[at + TALLY] = tally;
-      table[at + BYTES] = sum;
-      ids[slot] = id - 1;
-      verdicts[slot] = verdict;
-      if ((tally | sum) >= FULL) stats.spill(table, at);
+      table[at + BYTES] = bytes;
+      if ((tally | bytes) >= FULL) stats.spill(table, at);
       continue;
     }
-    const old = draining ? oldRow(subtable, from, hashes[i]!) : -1;
-    if (old >= 0) {
-      ids[slot] = subtable.old[old]! - 1;
-      verdicts[slot] = subtable.old[old + VERDICT]!;
-      hit(stats, subtable.old, old, lengths[slot]!, keys[slot * ROW + MISC]! & flags);
-    } else {
-      ids[slot] = -1;
-      pending[left++] = slot;
+    const old = draining ? oldRow(subtable, from, hashes[run]!) : -1;
+    for (let i = begin; i < end; i++) {
+      const slot = pending[i]!;
+      if (old >= 0) {
+        ids[slot] = subtable.old[old]! - 1;
+        verdicts[slot] = subtable.old[old + VERDICT]!;
+        hit(stats, subtable.old, old, lengths[slot]!, keys[slot * ROW + MISC]! & flags);
+      } else {
+        ids[slot] = -1;
+        pending[left++] = slot;
+      }
     }
   }
   return left;
@@ -177,7 +205,8 @@ const lookup8 = (subtable: Subtable, batch: PacketBatch, stats: FlowStats, count
   const m5 = bits[5]!;
   const m6 = bits[6]!;
   const m7 = bits[7]!;
-  for (let i = 0, to = 0; i < count; i++, to += 8) {
+  let runs = 0;
+  for (let i = 0; i < count; i++) {
     const row = pending[i]! * ROW;
     const k0 = keys[row + w0]! & m0;
     const k1 = keys[row + w1]! & m1;
@@ -187,6 +216,23 @@ const lookup8 = (subtable: Subtable, batch: PacketBatch, stats: FlowStats, count
     const k5 = keys[row + w5]! & m5;
     const k6 = keys[row + w6]! & m6;
     const k7 = keys[row + w7]! & m7;
+    // The run before, if any, stands right before this one's place.
+    const last = (runs - 1) << 3;
+    if (
+      runs !== 0 &&
+      ((k0 ^ masked[last]!) |
+        (k1 ^ masked[last + 1]!) |
+        (k2 ^ masked[last + 2]!) |
+        (k3 ^ masked[last + 3]!) |
+        (k4 ^ masked[last + 4]!) |
+        (k5 ^ masked[last + 5]!) |
+        (k6 ^ masked[last + 6]!) |
+        (k7 ^ masked[last + 7]!)) ===
+        0
+    ) {
+      continue;
+    }
+    const to = runs << 3;
     masked[to] = k0;
     masked[to + 1] = k1;
     masked[to + 2] = k2;
@@ -195,15 +241,20 @@ const lookup8 = (subtable: Subtable, batch: PacketBatch, stats: FlowStats, count
     masked[to + 5] = k5;
     masked[to + 6] = k6;
     masked[to + 7] = k7;
-    hashes[i] = finish(word(word(word(word(word(word(word(word(SEED, k0), k1), k2), k3), k4), k5), k6), k7));
+    hashes[runs] = finish(word(word(word(word(word(word(word(word(SEED, k0), k1), k2), k3), k4), k5), k6), k7));
+    begins[runs] = i;
+    runs++;
   }
+  begins[runs] = count;
   const table = subtable.table;
   const wrap = ((subtable.rowMask + 1) << 4) - 1;
   const draining = subtable.draining;
   let left = 0;
-  for (let i = 0, from = 0; i < count; i++, from += 8) {
-    const slot = pending[i]!;
-    let at = (hashes[i]! << 4) & wrap;
+  for (let run = 0; run < runs; run++) {
+    const from = run << 3;
+    const begin = begins[run]!;
+    const end = begins[run + 1]!;
+    let at = (hashes[run]! << 4) & wrap;
     let id = table[at]!;
     while (
       id !== 0 &&
@@ -221,25 +272,33 @@ const lookup8 = (subtable: Subtable, batch: PacketBatch, stats: FlowStats, count
       id = table[at]!;
     }
     if (id !== 0) {
-      // All loads stand before the stores: V8 loads a typed array's address anew after each store.
       const verdict = table[at + VERDICT]!;
-      const tally = (table[at + TALLY]! + ONE) | (keys[slot * ROW + MISC]! & flags);
-      const sum = table[at + BYTES]! + lengths[slot]!;
+      let bytes = table[at + BYTES]!;
+      let bits = 0;
+      for (let i = begin; i < end; i++) {
+        const slot = pending[i]!;
+        bytes += lengths[slot]!;
+        bits |= keys[slot * ROW + MISC]!;
+        ids[slot] = id - 1;
+        verdicts[slot] = verdict;
+      }
+      const tally = (table[at + TALLY]! + (end - begin) * ONE) | (bits & flags);
       table[at + TALLY] = tally;
-      table[at + BYTES] = sum;
-      ids[slot] = id - 1;
-      verdicts[slot] = verdict;
-      if ((tally | sum) >= FULL) stats.spill(table, at);
+      table[at + BYTES] = bytes;
+      if ((tally | bytes) >= FULL) stats.spill(table, at);
       continue;
     }
-    const old = draining ? oldRow(subtable, from, hashes[i]!) : -1;
-    if (old >= 0) {
-      ids[slot] = subtable.old[old]! - 1;
-      verdicts[slot] = subtable.old[old + VERDICT]!;
-      hit(stats, subtable.old, old, lengths[slot]!, keys[slot * ROW + MISC]! & flags);
-    } else {
-      ids[slot] = -1;
-      pending[left++] = slot;
+    const old = draining ? oldRow(subtable, from, hashes[run]!) : -1;
+    for (let i = begin; i < end; i++) {
+      const slot = pending[i]!;
+      if (old >= 0) {
+        ids[slot] = subtable.old[old]! - 1;
+        verdicts[slot] = subtable.old[old + VERDICT]!;
+        hit(stats, subtable.old, old, lengths[slot]!, keys[slot * ROW + MISC]! & flags);
+      } else {
+        ids[slot] = -1;
+        pending[left++] = slot;
+      }
     }
   }
   return left;

@@ -5,7 +5,7 @@
  * per port, and what none of the port's masks covers is neither read nor hashed.
  */
 import { KEY_WORDS, W_IN_PORT } from '#contract/flow-key.ts';
-import { NEED_NOTHING, needOf } from '../parse/need.ts';
+import { NEED_NOTHING, needOf, wordsOf } from '../parse/need.ts';
 import { CompactMask } from './mask.ts';
 import type { Subtable } from './subtable.ts';
 
@@ -22,10 +22,14 @@ export class PortFlows {
   readonly union = new Uint32Array(KEY_WORDS);
   /** What of a packet must be read (parse/need.ts). */
   need = NEED_NOTHING;
+  /** Key words that any mask covers, a bit each. */
+  words = 0;
   /** The union as the match cache hashes it. */
   compact = new CompactMask(this.union);
   /** One subtable, and it compares nothing: each packet of the port hits its one flow. */
   simple = false;
+  /** Simple, and the flow edits nothing: frames need not be looked at. */
+  untouched = false;
   /** Ask the match cache before the subtables. */
   cached = false;
   /** Bursts since the last ranking. */
@@ -76,8 +80,10 @@ export class PortFlows {
     }
     this.union[W_IN_PORT] = 0;
     this.need = needOf(this.union);
+    this.words = wordsOf(this.union);
     this.compact = new CompactMask(this.union);
     this.simple = this.subtables.length === 1 && this.compact.used === 0;
+    this.untouched = false;
     if (this.subtables.length < 2) this.cached = false;
   }
 }

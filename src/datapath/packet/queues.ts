@@ -8,9 +8,10 @@ export interface RxQueue {
   /**
    * Takes at most BURST packets into slots 0.. of an empty batch: header windows copied, keys not yet parsed, vnet fields
    * checked. Sets batch.count and batch.inPort. Bad packets are counted and given back, never returned.
+   * @param whole nobody will read or edit headers: the port may leave whole frames where they are (headLength 0).
    * @returns number of packets.
    */
-  poll(batch: PacketBatch): number;
+  poll(batch: PacketBatch, whole?: boolean): number;
   /** Gives the source buffers of the last burst back to the guest; the batch must not be read after it. */
   complete(): void;
   /**

@@ -43,3 +43,10 @@ export function needOf(union: ArrayLike<number>): number {
   }
   return need;
 }
+
+/** Which words of a union are compared at all: bit w for key word w. */
+export function wordsOf(union: ArrayLike<number>): number {
+  let words = 0;
+  for (let word = 0; word < union.length; word++) if (union[word] !== 0) words |= 1 << word;
+  return words;
+}

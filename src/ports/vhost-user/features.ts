@@ -45,6 +45,7 @@ export const rxOptions = (features: bigint): RxOptions => ({
   headerBytes: headerBytes(features),
   eventIdx: has(features, 'EVENT_IDX'),
   notifyOnEmpty: has(features, 'NOTIFY_ON_EMPTY') && !has(features, 'VERSION_1'),
+  headersEmpty: !has(features, 'CSUM'),
 });
 
 export const txOptions = (features: bigint, mtu: number, retries: number): TxOptions => ({

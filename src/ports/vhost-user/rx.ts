@@ -70,6 +70,8 @@ export interface RxOptions {
   readonly headerBytes: number;
   readonly eventIdx: boolean;
   readonly notifyOnEmpty: boolean;
+  /** The guest negotiated no offload, so its virtio-net headers say nothing (virtio 1.2 section 5.1.6.2). */
+  readonly headersEmpty: boolean;
 }
 
 export class VhostRxQueue implements RxQueue {
@@ -82,6 +84,7 @@ export class VhostRxQueue implements RxQueue {
   readonly #headerBytes: number;
   readonly #eventIdx: boolean;
   readonly #notifyOnEmpty: boolean;
+  readonly #headersEmpty: boolean;
   /** Region of the frame before. */
   #region = 0;
   /** First entry of this burst. */
@@ -110,9 +113,10 @@ export class VhostRxQueue implements RxQueue {
     this.#headerBytes = options.headerBytes;
     this.#eventIdx = options.eventIdx;
     this.#notifyOnEmpty = options.notifyOnEmpty;
+    this.#headersEmpty = options.headersEmpty;
   }
 
-  poll(batch: PacketBatch): number {
+  poll(batch: PacketBatch, whole = false): number {
     const vring = this.#vring;
     const avail = vring.avail;
     const state = vring.state;
@@ -130,8 +134,9 @@ export class VhostRxQueue implements RxQueue {
     let broken = 0;
     let tried = -1;
     let i = 0;
+    const untouched = whole && this.#headersEmpty;
     while (i < n) {
-      const stop = this.#takePlain(batch, slot, i, n);
+      const stop = untouched ? this.#takeWhole(batch, slot, i, n) : this.#takePlain(batch, slot, i, n);
       slot += stop - i;
       i = stop;
       if (i === n) break;
@@ -228,9 +233,9 @@ export class VhostRxQueue implements RxQueue {
       rows[row + 1] = source;
       rows[row + 2] = header + window;
       row += 3;
-      segmentFirst[slot] = segment;
       segmentCount[slot] = 0;
       if (frame > WINDOW_BYTES) {
+        segmentFirst[slot] = segment;
         segmentAddress[segment] = source + header + WINDOW_BYTES;
         segmentLength[segment] = frame - WINDOW_BYTES;
         segmentCount[slot] = 1;
@@ -239,6 +244,65 @@ export class VhostRxQueue implements RxQueue {
       slot++;
     }
     batch.rowCount = (row / 3) | 0;
+    batch.nextSegment = segment;
+    return i;
+  }
+
+  /** As takePlain, for frames that nobody reads: they stay where they are, as one segment each. */
+  #takeWhole(batch: PacketBatch, slot: number, i: number, n: number): number {
+    const vring = this.#vring;
+    const size = vring.size;
+    const mask = size - 1;
+    const avail = vring.avail;
+    const desc = vring.desc;
+    const used = vring.used;
+    const header = this.#headerBytes;
+    const shortest = header + ETHERNET;
+    const longest = header + LONGEST;
+    const start = batch.start;
+    const headLength = batch.headLength;
+    const length = batch.length;
+    const segmentFirst = batch.segmentFirst;
+    const segmentCount = batch.segmentCount;
+    const segmentAddress = batch.segmentAddress;
+    const segmentLength = batch.segmentLength;
+    const table = this.#walker.memory.table;
+    const regionStart = table[this.#region * STRIDE + START]!;
+    const regionEnd = table[this.#region * STRIDE + END]!;
+    const toFrame = table[this.#region * STRIDE + DELTA]! + header;
+    const first = this.#cursor;
+    let segment = batch.nextSegment;
+    // As in takePlain.
+    this.#touch = avail[0]! | desc[0]! | used[0]! | start[0]! | headLength[0]! | length[0]!;
+    this.#touch |= segmentFirst[0]! | segmentCount[0]! | segmentAddress[0]! | segmentLength[0]!;
+    for (; i < n; i++) {
+      const entry = (first + i) & mask;
+      const head = avail[entry + 2]!;
+      if (head >= size) break;
+      const d = head << 2;
+      const at = desc[d + 1]! * 4294967296 + desc[d]!;
+      const bytes = desc[d + 2]!;
+      if (
+        (desc[d + 3]! & 7) !== 0 ||
+        at < regionStart ||
+        at + bytes > regionEnd ||
+        bytes < shortest ||
+        bytes > longest
+      ) {
+        break;
+      }
+      used[2 * entry + 1] = head;
+      used[2 * entry + 2] = 0;
+      start[slot] = slot * SLOT + HEAD;
+      headLength[slot] = 0;
+      length[slot] = bytes - header;
+      segmentFirst[slot] = segment;
+      segmentCount[slot] = 1;
+      segmentAddress[segment] = at + toFrame;
+      segmentLength[segment] = bytes - header;
+      segment++;
+      slot++;
+    }
     batch.nextSegment = segment;
     return i;
   }
@@ -261,6 +325,7 @@ export class VhostRxQueue implements RxQueue {
   /** Reads and checks the virtio-net headers of slots 0..n-1, closes gaps, counts. @returns packets left. */
   #readHeaders(batch: PacketBatch, n: number): number {
     const header = this.#headerBytes;
+    const empty = this.#headersEmpty;
     const u16 = batch.u16;
     const length = batch.length;
     const vnetFlags = batch.vnetFlags;
@@ -269,14 +334,16 @@ export class VhostRxQueue implements RxQueue {
     let slot = 0;
     // Plain frames up to the first other one; no calls in this loop, as in `poll`.
     for (; slot < n; slot++) {
-      if (u16[(slot * SLOT + HEAD - header) >>> 1]! !== 0 || (vnetFlags[slot]! | gsoType[slot]!) !== 0) break;
+      if ((!empty && u16[(slot * SLOT + HEAD - header) >>> 1]! !== 0) || (vnetFlags[slot]! | gsoType[slot]!) !== 0) {
+        break;
+      }
       bytes += length[slot]!;
     }
     let kept = slot;
     for (; slot < n; slot++) {
       if (kept !== slot) moveSlot(batch, slot, kept);
       const at = kept * SLOT + HEAD - header;
-      if (u16[at >>> 1]! === 0) {
+      if (empty || u16[at >>> 1]! === 0) {
         clearOffload(batch, kept);
       } else if (!offload(batch, kept, at)) {
         this.#counters.slots[this.#counters.base + BAD_OFFLOAD]!++;

@@ -54,6 +54,8 @@ const header = putHeader;
 const MAX_PUSH = SLOTS;
 const HEADER_STRIDE = 16;
 const ETHERNET = 14;
+/** With two VLAN tags. */
+const LONGEST_ETHERNET = 22;
 /** Spins for the lock of a shared queue: some microseconds, more than a burst of another worker takes. */
 const LOCK_SPINS = 20_000;
 
@@ -244,6 +246,7 @@ export class VhostTxQueue implements TxQueue {
     const used = vring.used;
     const rows = batch.rows;
     const u16 = batch.u16;
+    const u32 = batch.u32;
     const scratch = batch.scratchAddress;
     const start = batch.start;
     const length = batch.length;
@@ -258,6 +261,7 @@ export class VhostTxQueue implements TxQueue {
     const regionStart = table[this.#region * STRIDE + START]!;
     const regionEnd = table[this.#region * STRIDE + END]!;
     const delta = table[this.#region * STRIDE + DELTA]!;
+    const guest = this.#memory.u32[this.#region]!;
     const longest = this.#longest;
     const first = this.#now;
     const end = this.#available < n - i ? i + this.#available : n;
@@ -266,8 +270,17 @@ export class VhostTxQueue implements TxQueue {
     let bytes = 0;
     // See `touch` in rx.ts.
     this.#touch =
-      avail[0]! | desc[0]! | used[0]! | rows[0]! | u16[0]! | start[0]! | length[0]! | headLength[0]! | list[0]!;
-    this.#touch |= vnetFlags[0]! | gsoType[0]! | segmentCount[0]!;
+      avail[0]! |
+      desc[0]! |
+      used[0]! |
+      rows[0]! |
+      u16[0]! |
+      u32[0]! |
+      start[0]! |
+      length[0]! |
+      headLength[0]! |
+      list[0]!;
+    this.#touch |= vnetFlags[0]! | gsoType[0]! | segmentCount[0]! | segmentFirst[0]! | segmentAddress[0]!;
     for (; i < end; i++) {
       const slot = list[i]!;
       const frame = length[slot]!;
@@ -289,14 +302,33 @@ export class VhostTxQueue implements TxQueue {
         break;
       }
       const to = at + delta;
-      const headerAt = start[slot]! - 12;
       const window = headLength[slot]!;
+      used[2 * entry + 1] = head;
+      used[2 * entry + 2] = need;
+      bytes += frame;
+      if (window === 0) {
+        // A frame that was left with its sender: the header goes to the guest by itself.
+        const word = (at - regionStart) * 0.25;
+        if (word !== Math.floor(word)) {
+          bytes -= frame;
+          break;
+        }
+        guest[word] = 0;
+        guest[word + 1] = 0;
+        guest[word + 2] = 0x10000;
+        rows[row] = to + 12;
+        rows[row + 1] = segmentAddress[segmentFirst[slot]!]!;
+        rows[row + 2] = frame;
+        row += 3;
+        continue;
+      }
+      const headerAt = start[slot]! - 12;
+      // Flags 0, GSO none, num_buffers 1; a frame starts at an odd multiple of 2, so words 1..4 are two aligned u32.
       const word = headerAt >>> 1;
+      const wide = (headerAt + 2) >>> 2;
       u16[word] = 0;
-      u16[word + 1] = 0;
-      u16[word + 2] = 0;
-      u16[word + 3] = 0;
-      u16[word + 4] = 0;
+      u32[wide] = 0;
+      u32[wide + 1] = 0;
       u16[word + 5] = 1;
       rows[row] = to;
       rows[row + 1] = scratch + headerAt;
@@ -309,9 +341,6 @@ export class VhostTxQueue implements TxQueue {
         rows[row + 2] = segmentLength[segment]!;
         row += 3;
       }
-      used[2 * entry + 1] = head;
-      used[2 * entry + 2] = need;
-      bytes += frame;
     }
     batch.rowCount = (row / 3) | 0;
     this.#now = (first + i - begin) & 0xffff;
@@ -360,11 +389,22 @@ export class VhostTxQueue implements TxQueue {
 
   /** For frames longer than the MTU allows without tags: tags do not count, and of a GSO frame its segments do. */
   #fitsMtu(batch: PacketBatch, slot: number): boolean {
+    if (batch.headLength[slot] === 0) this.#fetchHead(batch, slot);
     const tags = ethernetBytes(batch.u8, batch.start[slot]!) - ETHERNET;
     const headers = batch.vnetHeaderLength[slot]!;
     const longest = this.#longest + tags;
     if (batch.gsoType[slot] === GSO_NONE) return batch.length[slot]! <= longest;
     return headers + batch.gsoSize[slot]! <= longest;
+  }
+
+  /** Brings the Ethernet header of a frame that was left with its sender into the scratch, for a look. */
+  #fetchHead(batch: PacketBatch, slot: number): void {
+    const row = batch.rowCount * 3;
+    batch.rows[row] = batch.scratchAddress + batch.start[slot]!;
+    batch.rows[row + 1] = batch.segmentAddress[batch.segmentFirst[slot]!]!;
+    batch.rows[row + 2] = LONGEST_ETHERNET;
+    batch.rowCount++;
+    batch.copy();
   }
 
   /** A frame or a buffer of any shape, at #now, with #available entries. @returns 0, or the slot of a drop counter. */
