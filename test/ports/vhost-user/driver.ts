@@ -146,7 +146,13 @@ export class Driver {
     const view = new DataView(this.buffer);
     this.rxRing = new Ring(view, 0, size);
     this.txRing = new Ring(view, RING_BYTES, size);
-    const rx: RxOptions = { headerBytes: 12, eventIdx: false, notifyOnEmpty: false, headersEmpty: false, ...options.rx };
+    const rx: RxOptions = {
+      headerBytes: 12,
+      eventIdx: false,
+      notifyOnEmpty: false,
+      headersEmpty: false,
+      ...options.rx,
+    };
     this.headerBytes = rx.headerBytes;
     const cut = options.cut ?? 1 << 23;
     const place = (index: number, ring: Ring): RingPlace => ({

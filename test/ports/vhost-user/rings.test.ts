@@ -4,7 +4,7 @@ import { truncate } from '#contract/os.ts';
 import { BROKEN_HEAD, BROKEN_INDEX, BROKEN_LOOP, STATE_BROKEN, STATE_WORDS } from '#ports/vhost-user/vring.ts';
 import type { DriverOptions } from './driver.ts';
 import { GUEST_BASE, MEMORY_BYTES } from './driver.ts';
-import { forward, TestPort } from './test-port.ts';
+import { forward, forwardUnread, TestPort } from './test-port.ts';
 
 const frameOf = (length: number, seed: number): Buffer => {
   const frame = Buffer.alloc(length);
@@ -55,14 +55,16 @@ test('frames of every size cross byte-exact for random features, ring sizes, cha
       fc.array(fc.record({ length, shape }), { minLength: 1, maxLength: 60 }),
       shape,
       fc.constantFrom(0, 65_500),
-      (a, b, frames, rxShape, startAt) => {
-        const from = new TestPort(1, optionsOf(a), startAt);
+      fc.boolean(),
+      (a, b, frames, rxShape, startAt, unread) => {
+        const options = optionsOf(a);
+        const from = new TestPort(1, { ...options, rx: { ...options.rx, headersEmpty: unread } }, startAt);
         const to = new TestPort(2, optionsOf(b), startAt);
         const expected = frames.map((f, i) => frameOf(f.length, i));
         const got: Buffer[] = [];
         const room = b.mergeable ? 2048 : 65_600;
         const round = () => {
-          while (forward(from, to) > 0);
+          while ((unread ? forwardUnread(from, to) : forward(from, to)) > 0);
           from.driver.txRing.takeUsed();
           for (const { frame, header } of to.driver.receive()) {
             t.is(header.readUInt16LE(0), 0);
@@ -97,6 +99,28 @@ test('frames of every size cross byte-exact for random features, ring sizes, cha
     ),
     { numRuns: 60 },
   );
+});
+
+test('a frame that nobody read is judged by the MTU all the same, its tags aside', (t) => {
+  const from = new TestPort(1, { rx: { headersEmpty: true } });
+  const to = new TestPort(2, { tx: { mtu: 1500 } });
+  const plain = frameOf(1514, 1);
+  const tagged = frameOf(1518, 2);
+  tagged.writeUInt16BE(0x8100, 12);
+  const long = frameOf(1518, 3);
+  long.writeUInt16BE(0x0800, 12);
+  for (const frame of [plain, tagged, long]) {
+    from.driver.send(frame);
+    to.driver.post(2048);
+  }
+  forwardUnread(from, to);
+  t.deepEqual(
+    to.driver.receive().map(({ frame }) => frame.length),
+    [1514, 1518],
+  );
+  t.is(to.counts()['tx_mtu'], 1);
+  from.close();
+  to.close();
 });
 
 test('bursts cross in order, and one slot goes to ports of different headers', (t) => {

@@ -38,10 +38,9 @@ export class TestPort {
   }
 }
 
-/** One burst from one port to others. @returns packets received. */
-export function forward(from: TestPort, ...to: TestPort[]): number {
+const forwardBurst = (from: TestPort, to: readonly TestPort[], whole: boolean): number => {
   const rx = from.port.rx[0]!;
-  const n = rx.poll(batch);
+  const n = rx.poll(batch, whole);
   if (n > 0) {
     for (const port of to) port.port.tx!.push(batch, list, n);
     batch.copy();
@@ -50,4 +49,10 @@ export function forward(from: TestPort, ...to: TestPort[]): number {
   }
   batch.clear();
   return n;
-}
+};
+
+/** One burst from one port to others. @returns packets received. */
+export const forward = (from: TestPort, ...to: TestPort[]): number => forwardBurst(from, to, false);
+
+/** The same for a pipeline that reads no header: frames may stay with their sender until they are copied. */
+export const forwardUnread = (from: TestPort, ...to: TestPort[]): number => forwardBurst(from, to, true);
