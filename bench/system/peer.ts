@@ -26,6 +26,8 @@ export interface SwitchUnderTest {
   appctl(...args: string[]): Promise<RunResult>;
   clearPmdStats(): Promise<void>;
   pmdStats(): Promise<PmdStats>;
+  /** Garbage collections on the PMDs since the counters were cleared; absent where there is no collector. */
+  collections?(): Promise<number>;
   /** Pids of its daemons. */
   pids(): number[];
   stop(): Promise<void>;

@@ -82,6 +82,8 @@ interface Measured {
   mpps: number;
   cycles: number;
   stats: PmdStats;
+  /** Garbage collections per million packets; NaN where there is no collector. */
+  collections: number;
 }
 
 async function measure(subject: SwitchUnderTest, row: Row, options: BenchOptions): Promise<Measured> {
@@ -95,7 +97,8 @@ async function measure(subject: SwitchUnderTest, row: Row, options: BenchOptions
     const ports = await testpmd.portStats();
     const stats = await subject.pmdStats();
     const mpps = ports.reduce((sum, port) => sum + port.rxPps, 0) / 1e6;
-    return { mpps, cycles: stats.cyclesPerPacket, stats };
+    const collections = ((await subject.collections?.()) ?? Number.NaN) / (stats.packetsReceived / 1e6);
+    return { mpps, cycles: stats.cyclesPerPacket, stats, collections };
   });
 }
 
@@ -127,7 +130,12 @@ async function runRates(options: BenchOptions) {
   const rows = pickRows(options);
   const results: BenchResult[] = [];
   const table: string[][] = [
-    ['row', ...subjects.flatMap((s) => [`${s.name} Mpps`, 'best', 'cycles/pkt']), 'ratio', 'target'],
+    [
+      'row',
+      ...subjects.flatMap((s) => [`${s.name} Mpps`, 'best', 'cycles/pkt', ...(s.collections ? ['GC/Mpkt'] : [])]),
+      'ratio',
+      'target',
+    ],
   ];
   const turns = rows.length * options.rounds * subjects.length;
   let turn = 0;
@@ -149,6 +157,17 @@ async function runRates(options: BenchOptions) {
       const cycles = median(measured[index]!.map((one) => one.cycles));
       const best = Math.max(...measured[index]!.map((one) => one.mpps));
       cells.push(figure(mpps), figure(best), figure(cycles));
+      if (subject.collections) {
+        const collections = Math.max(...measured[index]!.map((one) => one.collections));
+        cells.push(figure(collections));
+        results.push({
+          row: row.name,
+          subject: subject.name,
+          metric: 'collections per million packets',
+          value: collections,
+          unit: '',
+        });
+      }
       results.push({ row: row.name, subject: subject.name, metric: 'best rate', value: best, unit: 'Mpps' });
       results.push({ row: row.name, subject: subject.name, metric: 'rate', value: mpps, unit: 'Mpps' });
       results.push({

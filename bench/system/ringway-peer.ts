@@ -98,6 +98,12 @@ export class RingwayPeer implements SwitchUnderTest {
     return sumPmdStats(parsePmdStats(await this.#ok('rw-appctl', ['dpif-netdev/pmd-stats-show'])));
   }
 
+  async collections() {
+    const text = await this.#ok('rw-appctl', ['--json', 'dpif-netdev/pmd-stats-show']);
+    const pmds = JSON.parse(text) as { counters: Record<string, number | string> }[];
+    return pmds.reduce((sum, { counters }) => sum + Number(counters['collections']), 0);
+  }
+
   pids(): number[] {
     return [this.pidOf('rw-vswitchd'), this.pidOf('rw-datapathd')];
   }

@@ -18,6 +18,10 @@ const SLEEP_MICROS = 100_000;
 /** Descriptors that poll() takes, the wake eventfd among them. */
 const MAX_FDS = 1024;
 
+/** The end of what was last accounted for, and of the last turn that found something to do. */
+const LAST = 0;
+const BUSY_SINCE = 1;
+
 const C_ITERATIONS = workerCounter('iterations');
 const C_IDLE_ITERATIONS = workerCounter('idle_iterations');
 const C_BUSY_CYCLES = workerCounter('busy_cycles');
@@ -52,6 +56,11 @@ export class PollLoop {
   #usageSince = 0;
   #canSleep = true;
   #sleepAfter = 0;
+  /** Verbs taken, and faults told, so far. */
+  #verbs = 0;
+  #faults = 0;
+  /** Time stamps: LAST, BUSY_SINCE. */
+  readonly #time = new Float64Array(2);
   readonly #cyclesPerMs: number;
   readonly #epochMs: number;
   readonly #epochTsc: number;
@@ -101,69 +110,73 @@ export class PollLoop {
     return { cycles, total };
   }
 
-  /** Runs until a verb ends it. */
+  /**
+   * Runs until a verb ends it. The loop is all that this function holds: one that never returns is optimised in the middle of
+   * its run or not at all, and numbers in a frame that is not optimised are objects.
+   */
   run(): void {
+    sampleTsc();
+    this.#time[LAST] = tscSample[0]!;
+    this.#time[BUSY_SINCE] = tscSample[0]!;
+    this.#faults = faultWord[0]!;
+    while (this.#turn());
+  }
+
+  /** One look at everything. @returns false when a verb ends the loop. */
+  #turn(): boolean {
     const counters = this.#lane.worker;
     const header = this.#lane.header;
     const shared = this.#shared;
     const work = this.#work;
-    const now = work.now;
     const clock = tscSample;
-    const perMs = this.#cyclesPerMs;
-    const epochMs = this.#epochMs;
-    const epochTsc = this.#epochTsc;
-    let verbs = 0;
-    let faults = faultWord[0]!;
-    sampleTsc();
-    let last = clock[0]!;
-    let busySince = last;
-    for (;;) {
-      const queues = this.#queues;
-      const usage = this.#usage;
-      const n = queues.length;
-      now[0] = epochMs + Math.floor((last - epochTsc) / perMs);
-      let packets = 0;
-      for (let i = 0; i < n; i++) {
-        const got = work.burst(queues[i]!);
-        if (got > 0) {
-          packets += got;
-          sampleTsc();
-          usage[i]! += clock[0]! - last;
-          counters[C_BUSY_CYCLES]! += clock[0]! - last;
-          last = clock[0]!;
-        }
-      }
-      if (header[H_COMMAND_HEAD] !== header[H_COMMAND_TAIL]) {
-        work.commands();
-        busySince = last;
-      }
-      if (shared[SHARED_VERBS] !== verbs) {
-        verbs = (verbs + 1) | 0;
-        if (!work.verbs()) return;
-      }
-      if (faultWord[0] !== faults) {
-        faults = faultWord[0]!;
-        counters[C_BUS_FAULTS]! += 1;
-        work.fault();
-      }
-      counters[C_ITERATIONS]! += 1;
-      // The rest of a busy turn counts for the first burst of the next: reading the clock is a call.
-      if (packets > 0) {
-        busySince = last;
-      } else {
+    const time = this.#time;
+    const queues = this.#queues;
+    const usage = this.#usage;
+    const n = queues.length;
+    work.now[0] = this.#epochMs + Math.floor((time[LAST]! - this.#epochTsc) / this.#cyclesPerMs);
+    let packets = 0;
+    for (let i = 0; i < n; i++) {
+      const got = work.burst(queues[i]!);
+      if (got > 0) {
+        packets += got;
         sampleTsc();
-        counters[C_IDLE_ITERATIONS]! += 1;
-        counters[C_IDLE_CYCLES]! += clock[0]! - last;
-        last = clock[0]!;
-      }
-      if (last - busySince > this.#sleepAfter && this.#canSleep && shared[SHARED_VERBS] === verbs) {
-        this.#sleep(verbs);
-        counters[C_SLEEPS]! += 1;
-        sampleTsc();
-        last = clock[0]!;
-        busySince = last;
+        const cycles = clock[0]! - time[LAST]!;
+        usage[i] = usage[i]! + cycles;
+        counters[C_BUSY_CYCLES] = counters[C_BUSY_CYCLES]! + cycles;
+        time[LAST] = clock[0]!;
       }
     }
+    if (header[H_COMMAND_HEAD] !== header[H_COMMAND_TAIL]) {
+      work.commands();
+      packets++;
+    }
+    if (shared[SHARED_VERBS] !== this.#verbs) {
+      this.#verbs = (this.#verbs + 1) | 0;
+      if (!work.verbs()) return false;
+    }
+    if (faultWord[0] !== this.#faults) {
+      this.#faults = faultWord[0]!;
+      counters[C_BUS_FAULTS] = counters[C_BUS_FAULTS]! + 1;
+      work.fault();
+    }
+    counters[C_ITERATIONS] = counters[C_ITERATIONS]! + 1;
+    if (packets > 0) {
+      // The rest of a busy turn counts for the first burst of the next: reading the clock is a call.
+      time[BUSY_SINCE] = time[LAST]!;
+      return true;
+    }
+    sampleTsc();
+    counters[C_IDLE_ITERATIONS] = counters[C_IDLE_ITERATIONS]! + 1;
+    counters[C_IDLE_CYCLES] = counters[C_IDLE_CYCLES]! + (clock[0]! - time[LAST]!);
+    time[LAST] = clock[0]!;
+    if (time[LAST]! - time[BUSY_SINCE]! > this.#sleepAfter && this.#canSleep && shared[SHARED_VERBS] === this.#verbs) {
+      this.#sleep(this.#verbs);
+      counters[C_SLEEPS] = counters[C_SLEEPS]! + 1;
+      sampleTsc();
+      time[LAST] = clock[0]!;
+      time[BUSY_SINCE] = clock[0]!;
+    }
+    return true;
   }
 
   #sleep(verbs: number): void {
