@@ -1,0 +1,104 @@
+/**
+ * A Linux guest under QEMU, with vhost-user network cards, driven line by line through its serial console.
+ *
+ * The processor is emulated (TCG), so this runs anywhere. QEMU 7.2 crashes there with vhost-user and MSI-X: the cards have
+ * no vectors. Options: QEMU's "System Emulation" manual, `-device virtio-net-pci,help`.
+ */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { PATIENCE_MS } from './datapath.ts';
+import { findBusybox, findKernel, initramfs } from './initramfs.ts';
+import { Child, which } from './process.ts';
+
+const QEMU = 'qemu-system-x86_64';
+const MEMORY_MB = 256;
+
+export interface Card {
+  mac: string;
+  /** Path of the vhost-user socket. */
+  socket: string;
+  /** Who listens: QEMU (`server`), or the switch, to which QEMU connects again every second. */
+  role: 'client' | 'server';
+  /** Further options of virtio-net-pci. */
+  device?: string;
+}
+
+/** Why guests cannot run here, or undefined. */
+export function qemuUnavailable(): string | undefined {
+  if (process.arch !== 'x64') return 'not an x86-64 machine';
+  if (!which(QEMU)) return `no ${QEMU}`;
+  if (!findKernel()) return 'no readable /boot/vmlinuz-*-cloud-amd64 with its modules';
+  if (!findBusybox()) return 'no static busybox';
+  return undefined;
+}
+
+/** Writes the initramfs for {@link QemuGuest.start} into `dir`. @returns its path. */
+export function writeInitramfs(dir: string): string {
+  const path = join(dir, 'initramfs');
+  writeFileSync(path, initramfs(findKernel()!, findBusybox()!));
+  return path;
+}
+
+export class QemuGuest {
+  readonly child: Child;
+  /** Interface of each card, in the order of the cards. */
+  interfaces: string[] = [];
+
+  private constructor(name: string, archive: string, cards: readonly Card[]) {
+    const args = [
+      ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-serial', 'stdio'],
+      ...['-accel', 'tcg,thread=multi', '-cpu', 'qemu64', '-smp', '1', '-m', `${MEMORY_MB}`],
+      ...['-object', `memory-backend-memfd,id=mem,size=${MEMORY_MB}M,share=on`, '-machine', 'q35,memory-backend=mem'],
+      ...['-kernel', findKernel()!.image, '-initrd', archive],
+      ...['-append', 'console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off tsc=reliable random.trust_cpu=on'],
+    ];
+    for (const [i, { mac, socket, role, device }] of cards.entries()) {
+      const link = role === 'server' ? 'server=on,wait=off' : 'reconnect=1';
+      args.push('-chardev', `socket,id=c${i},path=${socket},${link}`);
+      args.push('-netdev', `vhost-user,id=n${i},chardev=c${i},vhostforce=on`);
+      const options = `netdev=n${i},mac=${mac},vectors=0,romfile=`;
+      args.push('-device', `virtio-net-pci,${options}${device ? `,${device}` : ''}`);
+    }
+    this.child = new Child(QEMU, args, { name });
+  }
+
+  /** Boots a guest; resolves when its shell takes commands. */
+  static async start(name: string, archive: string, cards: readonly Card[]): Promise<QemuGuest> {
+    const guest = new QemuGuest(name, archive, cards);
+    try {
+      await guest.child.waitFor(/#ready#/, `${name} to boot`, 2 * PATIENCE_MS);
+      const found = await guest.run('cd /sys/class/net && grep . */address /dev/null');
+      guest.interfaces = cards.map(({ mac }) => new RegExp(`^(eth\\d+)/address:${mac}$`, 'm').exec(found)?.[1] ?? '');
+      if (guest.interfaces.includes('')) throw new Error(`${name} lacks a card; it has\n${found}`);
+      return guest;
+    } catch (error) {
+      await guest.stop();
+      throw error;
+    }
+  }
+
+  /** Runs one line of shell in the guest. @returns what it printed. @throws Error when it ends with another code than 0. */
+  async run(line: string, timeoutMs = PATIENCE_MS): Promise<string> {
+    const { code, output } = await this.tryRun(line, timeoutMs);
+    if (code !== 0) throw new Error(`${this.child.name}: ${line}: exit code ${code}\n${output}`);
+    return output;
+  }
+
+  async tryRun(line: string, timeoutMs = PATIENCE_MS): Promise<{ code: number; output: string }> {
+    const mark = this.child.mark;
+    this.child.write(`${line}\n`);
+    const said = await this.child.waitFor(/#ended \d+#\s*\n/, `${this.child.name} to run: ${line}`, timeoutMs, mark);
+    const end = /#ended (\d+)#/.exec(said)!;
+    return { code: Number(end[1]), output: said.slice(0, end.index).replaceAll('\r', '') };
+  }
+
+  /** Bits of the virtio features that the guest's driver and the switch agreed on for card `i`. */
+  async features(i: number): Promise<Set<number>> {
+    const text = (await this.run(`cat /sys/class/net/${this.interfaces[i]}/device/features`)).trim();
+    return new Set([...text].flatMap((bit, number) => (bit === '1' ? [number] : [])));
+  }
+
+  async stop(): Promise<void> {
+    await this.child.stop('SIGKILL');
+  }
+}
