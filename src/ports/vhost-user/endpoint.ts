@@ -5,7 +5,7 @@
  * While a connection is in use, further ones wait in the socket's backlog: a guest that restarts faster than its old
  * connection is taken apart is served right after.
  */
-import { chownSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs';
+import { chownSync, lstatSync, mkdirSync, statSync, unlinkSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { accept, close, OsError, unixConnect, unixListen, unlinkIfSocket, Watcher } from '#contract/os.ts';
 import type { Settings } from './options.ts';
@@ -66,7 +66,7 @@ export class Endpoint {
 
   #listen(): void {
     const { path, socketMode, socketOwner } = this.#settings;
-    mkdirSync(dirname(path), { recursive: true });
+    makeParent(path);
     removeStale(path);
     this.#listenFd = unixListen(path, socketMode === undefined ? {} : { mode: socketMode });
     this.#inode = lstatSync(path).ino;
@@ -108,6 +108,33 @@ export class Endpoint {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#connect(), this.#delay);
     this.#delay = Math.min(2 * this.#delay, LAST_RETRY_MS);
+  }
+}
+
+/**
+ * Makes the folder of a socket where only that is missing. Not the folders above it: in a file system that refuses new
+ * folders (/proc) Node's recursive mkdir never comes back (Node 26.10).
+ * @throws Error that names the folder and says what to do.
+ */
+function makeParent(path: string): void {
+  const folder = dirname(path);
+  try {
+    if (statSync(folder).isDirectory()) return;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return makeFolder(folder);
+    throw new Error(`${folder}: ${(error as Error).message}; choose another path`);
+  }
+  throw new Error(`${folder} is not a folder; choose another path`);
+}
+
+function makeFolder(folder: string): void {
+  try {
+    mkdirSync(folder);
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    // Another port made it just now.
+    if (code === 'EEXIST') return;
+    throw new Error(`folder ${folder} cannot be made (${code ?? message}); make it, or choose another path`);
   }
 }
 

@@ -1,3 +1,4 @@
+import { existsSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { accept, close, unixConnect, unixListen, unlinkIfSocket } from '#contract/os.ts';
@@ -22,6 +23,29 @@ test('a listening endpoint hands over one connection at a time; the next waits i
   await until('the second', () => got.length === 2);
   endpoint.stop();
   for (const fd of [...guests, ...got]) close(fd);
+});
+
+const listenAt = (path: string): Endpoint => {
+  const endpoint = new Endpoint(settings(path, 'server'), close, () => undefined);
+  endpoint.start();
+  return endpoint;
+};
+
+test('a missing folder is made, those above it are not', (t) => {
+  listenAt(join(dir, 'folder', 'socket')).stop();
+  t.true(statSync(join(dir, 'folder')).isDirectory());
+  t.throws(() => listenAt(join(dir, 'no', 'such', 'socket')), {
+    message: `folder ${join(dir, 'no', 'such')} cannot be made (ENOENT); make it, or choose another path`,
+  });
+  t.false(existsSync(join(dir, 'no')));
+});
+
+test('a path in /proc, or below a file, is refused at once', (t) => {
+  t.throws(() => listenAt('/proc/nosuch/deeper/socket'), { message: /^folder \/proc\/nosuch\/deeper cannot be made/ });
+  t.throws(() => listenAt('/proc/nosuch/socket'), { message: /^folder \/proc\/nosuch cannot be made/ });
+  writeFileSync(join(dir, 'file'), '');
+  t.throws(() => listenAt(join(dir, 'file', 'socket')), { message: /file is not a folder; choose another path$/ });
+  t.throws(() => listenAt(join(dir, 'file', 'deeper', 'socket')), { message: /ENOTDIR.*choose another path$/ });
 });
 
 test('a connecting endpoint says why it cannot, and tries again within a second', async (t) => {
