@@ -35,7 +35,7 @@ const MAX_IDLE_MS = 10_000;
 /** Idle time while there are more megaflows than the limit. */
 const CROWDED_IDLE_MS = 100;
 const FLOW_LIMIT = 200_000;
-/** Megaflows of another life are taken over after this time even if nobody said that the configuration is complete. */
+/** Megaflows of another life are taken over after this time when nobody brings a configuration (`restoring`). */
 const ADOPT_AFTER_MS = 5_000;
 const LOST: readonly DropReason[] = ['upcall_ring_full', 'no_control_plane', 'upcall_unanswered'];
 
@@ -49,6 +49,8 @@ export interface SwitchOptions {
   readonly onError?: (error: unknown) => void;
   /** Housekeeping by timer (default), or by calls of `tick` only. */
   readonly timer?: boolean;
+  /** ms after which found megaflows are taken over when nobody restores a configuration. */
+  readonly adoptAfterMs?: number;
 }
 
 export class Switch implements SwitchApi, BridgeContext {
@@ -58,11 +60,14 @@ export class Switch implements SwitchApi, BridgeContext {
   readonly #datapath: Datapath;
   readonly #now: () => number;
   readonly #onError: (error: unknown) => void;
+  readonly #adoptAfterMs: number;
   readonly #byDpPort: ({ bridge: Bridge; port: OfPort } | undefined)[] = [];
   readonly #key = new Uint32Array(WORDS);
   #recent: InstalledFlow | undefined;
   #found: InstalledMegaflow[] = [];
   #adoptTimer: NodeJS.Timeout | undefined;
+  /** Between `restoring` and `restored`: what the tables hold now is not all. */
+  #restoring = false;
   readonly #timer: NodeJS.Timeout | undefined;
   #ticking = false;
   #maxIdleMs = MAX_IDLE_MS;
@@ -73,6 +78,7 @@ export class Switch implements SwitchApi, BridgeContext {
     this.#datapath = datapath;
     this.#now = options.now ?? Date.now;
     this.#onError = options.onError ?? (() => undefined);
+    this.#adoptAfterMs = options.adoptAfterMs ?? ADOPT_AFTER_MS;
     this.revalidator = new Revalidator(datapath, this.translator, this.#now);
     datapath.listen({
       upcall: (upcall) => this.#upcall(upcall),
@@ -160,12 +166,15 @@ export class Switch implements SwitchApi, BridgeContext {
       }
     }
     clearTimeout(this.#adoptTimer);
-    if (this.bridges.size > 0)
+    if (this.#restoring) {
+      // The restore makes its own ports as it goes on; those that it made before are put back.
+      void this.#putBack(missing).catch(this.#onError);
+    } else if (this.bridges.size > 0)
       void this.#putBack(missing)
         .then(() => this.restored())
         .catch(this.#onError);
     else if (flows.length > 0) {
-      this.#adoptTimer = setTimeout(() => void this.restored().catch(this.#onError), ADOPT_AFTER_MS);
+      this.#adoptTimer = setTimeout(() => void this.restored().catch(this.#onError), this.#adoptAfterMs);
       this.#adoptTimer.unref();
     }
   }
@@ -195,12 +204,19 @@ export class Switch implements SwitchApi, BridgeContext {
     this.#recent = undefined;
   }
 
+  /** A stored configuration is being applied: nothing is held against it before `restored`, however long that takes. */
+  restoring(): void {
+    clearTimeout(this.#adoptTimer);
+    this.#restoring = true;
+  }
+
   /**
    * The configuration is complete: takes over the megaflows that the data plane had before. Resolves when all of them
    * obey the tables.
    */
   async restored(): Promise<void> {
     clearTimeout(this.#adoptTimer);
+    this.#restoring = false;
     const found = this.#found;
     this.#found = [];
     for (const flow of found) {

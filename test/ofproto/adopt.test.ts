@@ -1,5 +1,7 @@
 import test from 'ava';
+import { Switch } from '#ofproto/switch.ts';
 import { OfprotoRig } from '../support/ofproto-rig.ts';
+import { until } from '../support/process.ts';
 import { portSpec } from '../support/random-tables.ts';
 
 /** A control plane that finds the data plane of an earlier one. */
@@ -113,4 +115,41 @@ test('a data plane that lost everything gets its ports again', async (t) => {
     ['p1', 'p2'],
   );
   t.is(rig.fate('in_port=1'), '2!');
+});
+
+/** A restarted control plane with nothing configured yet, and one megaflow of the time before. */
+async function restartEmpty(adoptAfterMs: number): Promise<{ theSwitch: Switch; old: OfprotoRig }> {
+  const old = await OfprotoRig.start([{}, {}]);
+  await old.add('in_port=1,actions=2');
+  old.send('in_port=1');
+  old.theSwitch.close();
+  const theSwitch = new Switch(old.datapath, { timer: false, adoptAfterMs });
+  return { theSwitch, old };
+}
+
+test('megaflows wait for a restore however long it takes', async (t) => {
+  const { theSwitch, old } = await restartEmpty(1);
+  old.datapath.connect();
+  theSwitch.restoring();
+  await theSwitch.addBridge({ name: 'br0', datapathId: '', failMode: 'secure', otherConfig: {} });
+  // Lost and found again in the middle of it.
+  old.datapath.connect();
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  t.is(old.datapath.flows.size, 1);
+  await theSwitch.addPort('br0', portSpec('p1'));
+  await theSwitch.addPort('br0', portSpec('p2'));
+  await theSwitch.bridges.get('br0')!.modifyFlows([{ command: 'add', flow: 'in_port=1,actions=2' }]);
+  const { puts, deletes } = old.datapath;
+  await theSwitch.restored();
+  t.is(old.datapath.flows.size, 1);
+  t.deepEqual([old.datapath.puts, old.datapath.deletes], [puts, deletes]);
+  theSwitch.close();
+});
+
+test('where nobody restores anything, megaflows go after a while', async (t) => {
+  const { theSwitch, old } = await restartEmpty(1);
+  old.datapath.connect();
+  await until('the megaflow to go', () => old.datapath.flows.size === 0);
+  t.is(theSwitch.datapathFlows().length, 0);
+  theSwitch.close();
 });
