@@ -1,6 +1,6 @@
 /**
- * One line of `ovs-ofctl dump-flows`, put together from a flow's parts. Needs nothing of ofproto, so that the command
- * line can print flows that it got over the API.
+ * One line of `ovs-ofctl dump-flows`, put together from a flow's parts, as each OpenFlow version carries them. The switch
+ * prints dumps with it, the command line what it sorted.
  */
 
 /** What a line is made of; ofproto's FlowView is one. */
@@ -17,7 +17,7 @@ export interface FlowLineParts {
   readonly flags: readonly string[];
   readonly packets: number;
   readonly bytes: number;
-  /** Whole seconds; negative = not known. */
+  /** Seconds. */
   readonly idleAge: number;
   readonly hardAge: number;
   /** Canonical texts. */
@@ -26,39 +26,50 @@ export interface FlowLineParts {
 }
 
 export interface FlowLineOptions {
-  /** False as in --no-stats: no counters and times, cookie and table only where they are not 0. Default true. */
-  readonly stats?: boolean;
-  /** Prints idle_age and hard_age, which only the Nicira form of OpenFlow 1.0 carries. Default true. */
-  readonly ages?: boolean;
-  /** Prints the flags, which OpenFlow 1.1 and later carry. Default false. */
-  readonly flags?: boolean;
-  /** Prints importance, which OpenFlow 1.4 and later carry. Default false. */
-  readonly importance?: boolean;
+  /** Wire version of OpenFlow: 1 is 1.0 with Nicira extensions, 6 is 1.5. */
+  readonly version: number;
+  /** False as in --no-stats: no counters and times, cookie and table only where they are not 0. */
+  readonly stats: boolean;
+  /** Prints idle_age and hard_age in version 1.0: a dump without options. 1.5 has idle_age always. */
+  readonly ages: boolean;
 }
+
+/** Names of the versions as -O takes them; the wire version is the index + 1. */
+export const OPENFLOW_VERSIONS: readonly string[] = [
+  'OpenFlow10',
+  'OpenFlow11',
+  'OpenFlow12',
+  'OpenFlow13',
+  'OpenFlow14',
+  'OpenFlow15',
+];
+const OF10 = 1;
+const OF13 = 4;
+const OF14 = 5;
+const OF15 = 6;
 
 const DEFAULT_PRIORITY = 32_768;
 
-/** The line with its leading blank, without a line end. */
-export function formatFlowLine(flow: FlowLineParts, options: FlowLineOptions = {}): string {
-  const { stats = true, ages = true, flags = false, importance = false } = options;
+/** The line with its leading blank, without a line end: ` cookie=0x0, duration=…, priority=5,ip actions=output:1`. */
+export function formatFlowLine(flow: FlowLineParts, { version, stats, ages }: FlowLineOptions): string {
   let line = ' ';
-  const cookie = BigInt(flow.cookie);
-  if (stats || cookie !== 0n) line += `cookie=0x${cookie.toString(16)}, `;
+  if (stats || flow.cookie !== '0x0') line += `cookie=${flow.cookie}, `;
   if (stats) line += `duration=${formatDuration(flow.duration)}s, `;
   if (stats || flow.table !== 0) line += `table=${flow.table}, `;
   if (stats) line += `n_packets=${flow.packets}, n_bytes=${flow.bytes}, `;
   if (flow.idleTimeout !== 0) line += `idle_timeout=${flow.idleTimeout}, `;
   if (flow.hardTimeout !== 0) line += `hard_timeout=${flow.hardTimeout}, `;
-  if (stats && ages) {
-    if (flow.idleAge >= 0) line += `idle_age=${Math.floor(flow.idleAge)}, `;
+  if (version >= OF13) for (const flag of flow.flags) line += `${flag} `;
+  if (version >= OF14 && flow.importance !== 0) line += `importance=${flow.importance}, `;
+  if (stats && (version === OF15 || (ages && version === OF10))) {
+    line += `idle_age=${Math.floor(flow.idleAge)}, `;
     const hardAge = Math.floor(flow.hardAge);
-    if (hardAge >= 0 && hardAge !== Math.floor(flow.duration)) line += `hard_age=${hardAge}, `;
+    if (version === OF10 && hardAge !== Math.floor(flow.duration)) line += `hard_age=${hardAge}, `;
   }
-  if (flags) line += flow.flags.map((flag) => `${flag} `).join('');
-  if (importance && flow.importance !== 0) line += `importance=${flow.importance}, `;
-  const priority = flow.priority === DEFAULT_PRIORITY ? '' : `priority=${flow.priority}`;
-  const key = [priority, flow.match].filter(Boolean).join(',');
-  return `${line}${key}${key && ' '}actions=${flow.actions}`;
+  if (flow.priority !== DEFAULT_PRIORITY)
+    line += flow.match === '' ? `priority=${flow.priority}` : `priority=${flow.priority},`;
+  line += flow.match;
+  return `${line}${line.endsWith(' ') ? '' : ' '}actions=${flow.actions}`;
 }
 
 /** Seconds with three digits after the point, cut off rather than rounded. */

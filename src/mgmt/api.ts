@@ -2,6 +2,7 @@
  * The HTTP API as a fastify application: routes from the tables in routes/, bodies in JSON or protobuf, requests checked
  * against the schemas of messages.ts, errors as ErrorReply. server.ts gives it its sockets.
  */
+import { Readable } from 'node:stream';
 import swagger from '@fastify/swagger';
 import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { RequestError } from '#ofproto/api.ts';
@@ -121,6 +122,8 @@ function addRoute(app: FastifyInstance, route: Route, context: RouteContext): vo
     const schema = { $ref: `${name}#` };
     return { content: { 'application/json': { schema }, [PROTOBUF]: { schema } } };
   };
+  const done = content(route.reply) as { content: Record<string, JsonSchema> };
+  if (route.textReply) done.content['text/plain'] = { schema: { type: 'string' } };
   const names = [...route.url.matchAll(/:(\w+)/g)].map((found) => found[1]!);
   const properties = (fields: Readonly<Record<string, string>>): JsonSchema =>
     Object.fromEntries(Object.entries(fields).map(([name, description]) => [name, { type: 'string', description }]));
@@ -129,7 +132,7 @@ function addRoute(app: FastifyInstance, route: Route, context: RouteContext): vo
     tags: [route.tag],
     querystring: { type: 'object', properties: properties(route.query ?? {}), additionalProperties: false },
     response: {
-      200: { description: 'Done', ...content(route.reply) },
+      200: { description: 'Done', ...done },
       default: { description: 'It cannot be done', ...content('ErrorReply') },
     },
   };
@@ -152,11 +155,15 @@ function addRoute(app: FastifyInstance, route: Route, context: RouteContext): vo
       if (route.body && request.body === undefined) {
         throw new RequestError('invalid_request', 'body is missing', { field: 'body', hint: `send a ${route.body}` });
       }
-      const message = await route.handler(context, {
+      const asked = {
         params: request.params as Record<string, string>,
         query: request.query as Record<string, string>,
         body: request.body,
-      });
+      };
+      if (route.textReply && request.headers.accept === 'text/plain') {
+        return reply.type('text/plain; charset=utf-8').send(Readable.from(route.textReply(context, asked)));
+      }
+      const message = await route.handler(context, asked);
       return answer(request, reply, route.reply, message);
     },
   });

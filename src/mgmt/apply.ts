@@ -109,7 +109,9 @@ function rebuild(target: SwitchApi, bridge: BridgeApi): () => Promise<void> {
   const spec = bridge.spec;
   const ports = bridge.ports().filter((port) => port.ofport !== OFPP_LOCAL);
   const groups = bridge.groups().map(groupAdd);
-  const flows = bridge.dumpFlows('').map((flow): FlowMod => ({ command: 'add', flow: flowText(flow) }));
+  const flows = bridge
+    .dumpFlows('', { actions: 'exact' })
+    .map((flow): FlowMod => ({ command: 'add', flow: flowText(flow) }));
   return async () => {
     const again = await target.addBridge(spec);
     for (const port of ports) await target.addPort(spec.name, viewSpec(port));

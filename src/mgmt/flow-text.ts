@@ -14,6 +14,10 @@ export function flowText(flow: FlowView): string {
   return `${parts.join(',')} actions=${flow.actions}`;
 }
 
+/** Text of a flow_mod that was applied, with all that was said beside it. */
+export const storedFlow = ({ flow, resetCounts }: FlowMod): string =>
+  resetCounts && !/\breset_counts\b/.test(flow) ? `reset_counts,${flow}` : flow;
+
 export const groupAdd = (group: GroupView): GroupMod => ({ command: 'add', group: group.text });
 
 const COMMANDS: readonly string[] = ['add', 'modify', 'modify_strict', 'delete', 'delete_strict'];

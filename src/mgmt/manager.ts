@@ -11,7 +11,7 @@ import { RequestError } from '#ofproto/api.ts';
 import type { Datapath } from '#ofproto/datapath.ts';
 import { apply, bridgeSpec, type Outcome } from './apply.ts';
 import { checkChange } from './check.ts';
-import { hardTimeout, numberPorts } from './flow-text.ts';
+import { hardTimeout, numberPorts, storedFlow } from './flow-text.ts';
 import {
   applyChange,
   type Change,
@@ -33,6 +33,8 @@ export interface ManagerLog extends StoreLog {
 export interface ManagedSwitch extends SwitchApi {
   /** Open_vSwitch other_config, at start and after each change. */
   setOptions?(otherConfig: Columns): void;
+  /** The stored configuration is about to be applied, which `restored` ends. */
+  restoring?(): void;
   /** The stored configuration is in force: megaflows of before may be held against it. */
   restored?(): Promise<void>;
 }
@@ -102,6 +104,8 @@ export class Manager {
    * @throws Error when the store cannot be read.
    */
   async start(defaults: readonly ConfigChange[] = []): Promise<void> {
+    // Reading a large store takes its time too.
+    this.switch.restoring?.();
     const { store, transactions } = await Store.open(this.#config, this.#log);
     this.#store = store;
     const { model, history } = fold(transactions, randomUUID());
@@ -189,7 +193,7 @@ export class Manager {
       const target = this.bridge(bridge);
       await target.modifyFlows(mods);
       const ports = portNumbers(target);
-      const numbered = mods.map(({ command, flow }) => ({ command, flow: numberPorts(flow, ports) }));
+      const numbered = mods.map((mod) => ({ command: mod.command, flow: numberPorts(storedFlow(mod), ports) }));
       return { done: this.#append([{ kind: 'ModifyFlows', bridge, reset: false, mods: numbered }]) };
     });
     await stored.done;

@@ -33,6 +33,8 @@ export interface Route {
   readonly text?: string;
   /** Name of the reply message. */
   readonly reply: string;
+  /** The reply where text/plain is asked for, in pieces. */
+  readonly textReply?: (context: RouteContext, request: RouteRequest) => Iterable<string>;
   /** Largest body in bytes. */
   readonly bodyLimit?: number;
   readonly handler: (context: RouteContext, request: RouteRequest) => Message | Promise<Message>;

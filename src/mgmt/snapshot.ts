@@ -8,7 +8,9 @@ const CHUNK = 5_000;
 
 /** The flows of a bridge as changes that make them anew. */
 export function flowChanges(bridge: BridgeApi): Change[] {
-  const mods = oldestFirst(bridge.dumpFlows('')).map((flow): FlowMod => ({ command: 'add', flow: flowText(flow) }));
+  const mods = oldestFirst(bridge.dumpFlows('', { actions: 'exact' })).map(
+    (flow): FlowMod => ({ command: 'add', flow: flowText(flow) }),
+  );
   return [{ kind: 'ModifyFlows', bridge: bridge.spec.name, reset: true, mods }];
 }
 
@@ -27,7 +29,8 @@ export function* snapshotOf(model: Model, bridgeOf: (name: string) => BridgeApi)
     if (groups.length > 0) yield { time, changes: [{ kind: 'ModifyGroups', bridge: name, mods: groups }] };
     yield { time, changes: [{ kind: 'ModifyFlows', bridge: name, reset: true, mods: [] }] };
     for (const { table, active } of bridgeOf(name).tables()) {
-      if (active > 0) yield* tableFlows(name, oldestFirst(bridgeOf(name).dumpFlows(`table=${table}`)), time);
+      if (active > 0)
+        yield* tableFlows(name, oldestFirst(bridgeOf(name).dumpFlows(`table=${table}`, { actions: 'exact' })), time);
     }
   }
 }

@@ -141,14 +141,14 @@ function formatSet({ form, field, value, mask }: SetFieldAction): string[] {
   }
 }
 
-/** One load for each run of mask bits, the lowest first; a load takes 64 bits at most. */
-export function formatLoads(field: Field, value: bigint, mask: bigint): string[] {
+/** One load for each run of mask bits, the lowest first; NXAST_REG_LOAD takes 64 bits at most. */
+export function formatLoads(field: Field, value: bigint, mask: bigint, most = 64): string[] {
   const loads: string[] = [];
   const all = (1n << BigInt(field.subfieldBits)) - 1n;
   const wanted = mask === field.fullMask ? all : mask & all;
   for (let offset = 0; wanted >> BigInt(offset) !== 0n; ) {
     let bits = 0;
-    while (bits < 64 && (wanted >> BigInt(offset + bits)) & 1n) bits++;
+    while (bits < most && (wanted >> BigInt(offset + bits)) & 1n) bits++;
     if (bits > 0) {
       const part = (value >> BigInt(offset)) & ((1n << BigInt(bits)) - 1n);
       loads.push(`load:${hex(part)}->${formatSubfield({ field, offset, bits })}`);

@@ -49,11 +49,17 @@ function formatOther(action: Action, match: Match, names?: PortNames): string {
   }
 }
 
-const setText = (field: Field, value: bigint, names?: PortNames): string =>
-  `set_field:${formatFieldValue(field, value, field.fullMask, names)}->${field.name}`;
+/** `set_field:VALUE[/MASK]->FIELD` */
+export const formatSetField = (
+  { field, value, mask }: Pick<SetFieldAction, 'field' | 'value' | 'mask'>,
+  names?: PortNames,
+): string => `set_field:${formatFieldValue(field, value, mask, names)}->${field.name}`;
 
-function formatSet({ form, field, value, mask }: SetFieldAction, names?: PortNames): string {
-  if (form === 'set_field' && mask === field.fullMask) return setText(field, value, names);
+const setText = (field: Field, value: bigint): string => formatSetField({ field, value, mask: field.fullMask });
+
+function formatSet(action: SetFieldAction, names?: PortNames): string {
+  const { form, field, value, mask } = action;
+  if (form === 'set_field' && mask === field.fullMask) return formatSetField(action, names);
   return formatLoads(field, value, mask).join(',');
 }
 

@@ -33,6 +33,23 @@ export type FlowCommand = 'add' | 'modify' | 'modify_strict' | 'delete' | 'delet
 export interface FlowMod {
   readonly command: FlowCommand;
   readonly flow: string;
+  /** An addition clears the counters of the flow that it replaces, as if it said reset_counts: OpenFlow 1.0 and 1.1 do. */
+  readonly resetCounts?: boolean;
+}
+
+/**
+ * How actions are printed: in the terms of OpenFlow 1.0 with Nicira extensions, in those of OpenFlow 1.2 and later, or
+ * `exact`, which reads back as the same actions.
+ */
+export type ActionForm = 'nicira' | 'openflow' | 'exact';
+
+export interface DumpOptions {
+  /** Print port names instead of numbers; not with `exact`. */
+  readonly names?: boolean;
+  /** Only the flow with the filter's very match and priority. */
+  readonly strict?: boolean;
+  /** `nicira` when not said. */
+  readonly actions?: ActionForm;
 }
 
 export interface FlowView {
@@ -146,9 +163,10 @@ export interface BridgeApi {
   modifyFlows(mods: readonly FlowMod[]): Promise<void>;
   /**
    * Flows of dump-flows: `filter` as ovs-ofctl takes it (table, cookie/mask, match, out_port, out_group), loose matching.
-   * `names`: print port names instead of numbers.
    */
-  dumpFlows(filter: string, options?: { names?: boolean; strict?: boolean }): readonly FlowView[];
+  dumpFlows(filter: string, options?: DumpOptions): readonly FlowView[];
+  /** The same, each flow described when it is asked for. Errors of the filter come at once. */
+  walkFlows(filter: string, options?: DumpOptions): Iterable<FlowView>;
   aggregate(filter: string): FlowAggregate;
   tables(): readonly TableView[];
   modifyGroups(mods: readonly GroupMod[]): Promise<void>;

@@ -6,6 +6,7 @@ import { groupsOf } from './actions.ts';
 import {
   type BridgeApi,
   type BridgeSpec,
+  type DumpOptions,
   type FdbEntry,
   type FlowAggregate,
   type FlowMod,
@@ -18,7 +19,7 @@ import {
   type TraceResult,
 } from './api.ts';
 import { FlowModBatch, type FlowTables, selectRules } from './flow-mod.ts';
-import { parseFlowFilter, parseFlowMod } from './flow-parse.ts';
+import { type FlowModSpec, flowFlags, parseFlowFilter, parseFlowMod } from './flow-parse.ts';
 import type { Group } from './group.ts';
 import { formatGroup } from './group-format.ts';
 import { GroupModBatch, type GroupTables } from './group-mod.ts';
@@ -179,14 +180,20 @@ export class Bridge implements BridgeApi, Pipeline, FlowTables, GroupTables {
     if (mods.length > MAX_MODS)
       throw new RequestError('too_many', `${mods.length} flow_mods, at most ${MAX_MODS} are allowed`);
     const batch = new FlowModBatch(this);
-    mods.forEach(({ command, flow }, i) => {
+    mods.forEach((mod, i) => {
       at(
         `flows[${i}]`,
-        () => batch.apply(parseFlowMod(command, flow, this.portNames)),
+        () => batch.apply(this.#parse(mod)),
         () => batch.rollBack(),
       );
     });
     await this.rulesChanged(batch.changed);
+  }
+
+  #parse({ command, flow, resetCounts }: FlowMod): FlowModSpec {
+    const spec = parseFlowMod(command, flow, this.portNames);
+    if (!resetCounts || command !== 'add') return spec;
+    return { ...spec, flags: flowFlags.filter((flag) => flag === 'reset_counts' || spec.flags.includes(flag)) };
   }
 
   /** Resolves when the next packet obeys these changes. */
@@ -196,11 +203,16 @@ export class Bridge implements BridgeApi, Pipeline, FlowTables, GroupTables {
     await revalidator.settle();
   }
 
-  dumpFlows(filter: string, options: { names?: boolean; strict?: boolean } = {}): readonly FlowView[] {
+  dumpFlows(filter: string, options: DumpOptions = {}): readonly FlowView[] {
+    return [...this.walkFlows(filter, options)];
+  }
+
+  walkFlows(filter: string, options: DumpOptions = {}): Iterable<FlowView> {
     const rules = this.#select(filter, options.strict ?? false);
     const now = this.now();
     const names = options.names ? this.portNames : undefined;
-    return rules.map((rule) => flowView(rule, now, names));
+    const form = options.actions ?? 'nicira';
+    return rules.values().map((rule) => flowView(rule, now, form, names));
   }
 
   aggregate(filter: string): FlowAggregate {

@@ -1,15 +1,24 @@
 /** Flows and megaflows as management shows them. */
+import { formatExactActions } from './actions-exact.ts';
 import { formatActions } from './actions-format.ts';
-import type { DatapathFlowView, FlowView } from './api.ts';
+import { formatActions13 } from './actions-format13.ts';
+import type { ActionForm, DatapathFlowView, FlowView } from './api.ts';
+import type { Match } from './match.ts';
 import { formatMatch } from './match-format.ts';
 import type { InstalledFlow } from './megaflow.ts';
 import { formatOdpActions, formatOdpKey } from './odp-format.ts';
 import type { PortNames } from './ofp-port.ts';
 import type { Rule } from './rule.ts';
 
+function actionText(rule: Rule, match: Match, form: ActionForm, names: PortNames | undefined): string {
+  if (form === 'exact') return formatExactActions(rule.actions);
+  return form === 'nicira' ? formatActions(rule.actions, names) : formatActions13(rule.actions, match, names);
+}
+
 /** @param now ms; @param names ports to print by name. */
-export function flowView(rule: Rule, now: number, names: PortNames | undefined): FlowView {
+export function flowView(rule: Rule, now: number, form: ActionForm, names: PortNames | undefined): FlowView {
   const { flags } = rule;
+  const match = rule.match();
   return {
     table: rule.table,
     priority: rule.priority,
@@ -23,8 +32,8 @@ export function flowView(rule: Rule, now: number, names: PortNames | undefined):
     bytes: rule.bytes,
     idleAge: Math.max(0, Math.floor((now - rule.used) / 1000)),
     hardAge: Math.max(0, Math.floor((now - rule.modified) / 1000)),
-    match: formatMatch(rule.match(), names),
-    actions: formatActions(rule.actions, names),
+    match: formatMatch(match, names),
+    actions: actionText(rule, match, form, names),
   };
 }
 

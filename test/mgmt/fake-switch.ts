@@ -132,6 +132,10 @@ class FakeBridge implements BridgeApi {
       );
   }
 
+  walkFlows(filter: string, options: { names?: boolean } = {}) {
+    return this.dumpFlows(filter, options);
+  }
+
   aggregate(filter: string) {
     return { packets: 0, bytes: 0, flows: this.dumpFlows(filter).length };
   }

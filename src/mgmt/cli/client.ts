@@ -60,12 +60,14 @@ export class Client {
   async call<T = any>(method: string, path: string, body?: Body): Promise<T> {
     const { status, bytes } = await this.#send(method, path, body);
     const reply = parse(bytes);
-    if (status >= 200 && status < 300) return reply as T;
-    const error = (reply as { error?: ApiError } | undefined)?.error;
-    throw new ApiError(
-      status,
-      error ?? { code: 'bad_reply', field: '', message: `unexpected reply ${status}`, hint: '' },
-    );
+    if (isDone(status)) return reply as T;
+    throw refusal(status, reply);
+  }
+
+  /** A GET whose text/plain reply goes to `take` as it comes. @throws ApiError; Fatal when nobody answers. */
+  async stream(path: string, take: (chunk: Buffer) => void): Promise<void> {
+    const { status, bytes } = await this.#send('GET', path, undefined, take);
+    if (!isDone(status)) throw refusal(status, parse(bytes));
   }
 
   // biome-ignore lint/suspicious/noExplicitAny: as above
@@ -84,12 +86,22 @@ export class Client {
     }
   }
 
-  #send(method: string, path: string, body: Body | undefined): Promise<{ status: number; bytes: Buffer }> {
-    const headers = body ? { 'content-type': body.type, 'content-length': Buffer.byteLength(body.bytes) } : {};
+  /** @param take gets the body of a good reply, which is asked for as text/plain. */
+  #send(
+    method: string,
+    path: string,
+    body: Body | undefined,
+    take?: (chunk: Buffer) => void,
+  ): Promise<{ status: number; bytes: Buffer }> {
+    const headers = {
+      ...(body ? { 'content-type': body.type, 'content-length': Buffer.byteLength(body.bytes) } : {}),
+      ...(take ? { accept: 'text/plain' } : {}),
+    };
     return new Promise((done, failed) => {
       const outgoing = request({ socketPath: this.socketPath, method, path, headers, agent: false }, (response) => {
         const parts: Buffer[] = [];
-        response.on('data', (part: Buffer) => parts.push(part));
+        const streamed = take !== undefined && isDone(response.statusCode ?? 0);
+        response.on('data', streamed ? take : (part: Buffer) => parts.push(part));
         response.on('error', () => failed(this.#lost()));
         response.on('end', () => {
           clearTimeout(timer);
@@ -122,6 +134,13 @@ export class Client {
   #lost(): Fatal {
     return new Fatal(`control plane ended the connection (${this.socketPath})`);
   }
+}
+
+const isDone = (status: number): boolean => status >= 200 && status < 300;
+
+function refusal(status: number, reply: unknown): ApiError {
+  const unexpected = { code: 'bad_reply', field: '', message: `unexpected reply ${status}`, hint: '' };
+  return new ApiError(status, (reply as { error?: ApiError } | undefined)?.error ?? unexpected);
 }
 
 function parse(bytes: Buffer): unknown {

@@ -109,6 +109,12 @@ export class Output {
     this.#text += text;
   }
 
+  /** Text that came as UTF-8. */
+  bytes(chunk: Uint8Array): void {
+    this.flush();
+    process.stdout.write(chunk);
+  }
+
   /** What was written and not flushed yet. */
   take(): string {
     const text = this.#text;

@@ -1,5 +1,6 @@
 /** Flows, tables and groups of a bridge, and traces. */
-import type { FlowMod, GroupMod } from '#ofproto/api.ts';
+import { type FlowLineOptions, formatFlowLine, OPENFLOW_VERSIONS } from '#contract/flow-line.ts';
+import type { DumpOptions, FlowMod, FlowView, GroupMod } from '#ofproto/api.ts';
 import { RequestError } from '#ofproto/api.ts';
 import { diffFlows, replaceMods } from '../flow-diff.ts';
 import { byLine, parseFlowFile, parseGroupFile } from '../flow-text.ts';
@@ -39,6 +40,46 @@ const groupMods = (body: unknown): { mods: GroupMod[]; lines?: number[] } => {
   return { mods: mods.map(({ command, group = '' }) => ({ command, group })) };
 };
 
+const PROTOCOL = {
+  protocol:
+    'OpenFlow10 to OpenFlow15. As in that version an addition clears the counters of the flow that it replaces (1.0, 1.1).',
+} as const;
+
+/** Wire version of a `protocol` parameter. @throws RequestError */
+function wireVersion(name: string): number {
+  const at = OPENFLOW_VERSIONS.indexOf(name);
+  if (at >= 0) return at + 1;
+  throw new RequestError('bad_value', `unknown OpenFlow version "${name}"`, {
+    field: 'protocol',
+    hint: OPENFLOW_VERSIONS.join(', '),
+  });
+}
+
+/** OpenFlow 1.2 and later leave the counters of a flow that an addition replaces (OpenFlow 1.2 §A.3.4.1). */
+const resetsCounts = (protocol: string | undefined): boolean => protocol !== undefined && wireVersion(protocol) <= 2;
+
+const withReset = (mods: readonly FlowMod[], protocol: string | undefined): readonly FlowMod[] =>
+  resetsCounts(protocol) ? mods.map((mod) => (mod.command === 'add' ? { ...mod, resetCounts: true } : mod)) : mods;
+
+/** Lines in one piece of a text reply; between two pieces other work gets its turn. */
+const LINES_PER_PIECE = 500;
+
+function* flowLines(flows: Iterable<FlowView>, options: FlowLineOptions): Generator<string> {
+  let piece = '';
+  let lines = 0;
+  for (const flow of flows) {
+    piece += `${formatFlowLine(flow, options)}\n`;
+    if (++lines % LINES_PER_PIECE !== 0) continue;
+    yield piece;
+    piece = '';
+  }
+  if (piece !== '') yield piece;
+}
+
+function dumpOptions({ names, protocol = 'OpenFlow10' }: Readonly<Record<string, string>>): DumpOptions {
+  return { names: isTrue(names), actions: wireVersion(protocol) === 1 ? 'nicira' : 'openflow' };
+}
+
 const isTrue = (text: string | undefined): boolean => text === 'true' || text === '1';
 
 export const openflowRoutes: readonly Route[] = [
@@ -47,27 +88,38 @@ export const openflowRoutes: readonly Route[] = [
     url: '/v1/bridges/:name/flows',
     summary: 'Flows with statistics',
     tag,
-    query: { ...FLOW_FILTER, names: 'true: port names instead of numbers.', ...PAGE_QUERY },
+    query: {
+      ...FLOW_FILTER,
+      names: 'true: port names instead of numbers.',
+      protocol: 'OpenFlow10 (default) to OpenFlow15: in whose terms flows are told.',
+      stats: 'false: text without statistics.',
+      ...PAGE_QUERY,
+    },
     reply: 'FlowList',
     handler: (context, request) =>
       paged(context, request, 'flows', () =>
-        context.manager
-          .bridge(request.params.name!)
-          .dumpFlows(request.query.filter ?? '', { names: isTrue(request.query.names) }),
+        context.manager.bridge(request.params.name!).dumpFlows(request.query.filter ?? '', dumpOptions(request.query)),
       ),
+    textReply: ({ manager }, { params, query }) => {
+      const options = dumpOptions(query);
+      const version = wireVersion(query.protocol ?? 'OpenFlow10');
+      const flows = manager.bridge(params.name!).walkFlows(query.filter ?? '', options);
+      return flowLines(flows, { version, stats: query.stats !== 'false', ages: !options.names });
+    },
   },
   {
     method: 'POST',
     url: '/v1/bridges/:name/flows',
     summary: 'Add, modify and delete flows: all or none',
     tag,
+    query: PROTOCOL,
     body: 'FlowMods',
     text: 'A flow file as ovs-ofctl add-flows takes it.',
     bodyLimit: LARGE_BODY,
     reply: 'Applied',
-    handler: async ({ manager }, { params, body }) => {
+    handler: async ({ manager }, { params, query, body }) => {
       const { mods, lines } = flowMods(body);
-      await withLines(lines, () => manager.modifyFlows(params.name!, mods));
+      await withLines(lines, () => manager.modifyFlows(params.name!, withReset(mods, query.protocol)));
       return { applied: mods.length };
     },
   },
@@ -76,11 +128,12 @@ export const openflowRoutes: readonly Route[] = [
     url: '/v1/bridges/:name/flows',
     summary: 'Make these the only flows; those that are there already keep their statistics',
     tag,
+    query: PROTOCOL,
     body: 'FlowTexts',
     text: 'A flow file, one flow a line.',
     bodyLimit: LARGE_BODY,
     reply: 'Applied',
-    handler: async ({ manager }, { params, body }) => {
+    handler: async ({ manager }, { params, query, body }) => {
       const bridge = manager.bridge(params.name!);
       const file = typeof body === 'string' ? parseFlowFile(body) : undefined;
       const texts = file ? file.mods.map((mod) => mod.flow) : ((body as { flows?: string[] }).flows ?? []);
@@ -90,7 +143,7 @@ export const openflowRoutes: readonly Route[] = [
       } catch (error) {
         throw file ? byLine(error, file.lines) : error;
       }
-      if (mods.length > 0) await manager.modifyFlows(params.name!, mods);
+      if (mods.length > 0) await manager.modifyFlows(params.name!, withReset(mods, query.protocol));
       return { applied: mods.length };
     },
   },
@@ -125,9 +178,16 @@ export const openflowRoutes: readonly Route[] = [
     bodyLimit: LARGE_BODY,
     reply: 'FlowDiff',
     handler: ({ manager }, { body }) => {
-      const { bridge = '', a = '', b = '' } = body as { bridge?: string; a?: string; b?: string };
-      const first = bridge ? manager.bridge(bridge) : undefined;
-      return { lines: diffFlows(first, a, b) };
+      const { bridge = '', a = '', otherBridge = '', b = '', protocol } = body as Readonly<Record<string, string>>;
+      const flows = (name: string, file: string, field: string) => {
+        if (name === '') return file;
+        const found = manager.switch.bridges.get(name);
+        if (found) return found;
+        throw new RequestError('no_such_bridge', `no bridge named ${name}`, { status: 404, field });
+      };
+      const first = flows(bridge, a, 'bridge');
+      const second = flows(otherBridge, b, 'otherBridge');
+      return { lines: diffFlows(first, second, wireVersion(protocol || 'OpenFlow10')) };
     },
   },
   {

@@ -1,54 +1,8 @@
-/** Flows as ovs-ofctl dump-flows prints them. */
-import type { OfVersion } from './protocol.ts';
+/** Orders flows as ovs-ofctl dump-flows --sort does. */
+import type { FlowLineParts } from '#contract/flow-line.ts';
 
 /** A Flow message of the API. */
-export interface FlowMessage {
-  readonly table: number;
-  readonly priority: number;
-  readonly cookie: string;
-  readonly duration: number;
-  readonly idleTimeout: number;
-  readonly hardTimeout: number;
-  readonly importance: number;
-  readonly flags: readonly string[];
-  readonly packets: number;
-  readonly bytes: number;
-  readonly idleAge: number;
-  readonly hardAge: number;
-  readonly match: string;
-  readonly actions: string;
-}
-
-export interface FlowFormat {
-  readonly version: OfVersion;
-  readonly stats: boolean;
-  /** A plain dump: with the ages and flags that its protocol version has. */
-  readonly plain: boolean;
-}
-
-const DEFAULT_PRIORITY = 32_768;
-
-/** One line without its end: ` cookie=0x0, duration=…, priority=5,ip actions=output:1`. */
-export function formatFlow(flow: FlowMessage, { version, stats, plain }: FlowFormat): string {
-  let out = ' ';
-  if (stats || flow.cookie !== '0x0') out += `cookie=${flow.cookie}, `;
-  if (stats) out += `duration=${flow.duration.toFixed(3)}s, `;
-  if (stats || flow.table !== 0) out += `table=${flow.table}, `;
-  if (stats) out += `n_packets=${flow.packets}, n_bytes=${flow.bytes}, `;
-  if (flow.idleTimeout) out += `idle_timeout=${flow.idleTimeout}, `;
-  if (flow.hardTimeout) out += `hard_timeout=${flow.hardTimeout}, `;
-  if (flow.importance) out += `importance=${flow.importance}, `;
-  const nicira = plain && version.number === 1;
-  if (nicira) {
-    out += `idle_age=${Math.floor(flow.idleAge)}, `;
-    if (Math.floor(flow.hardAge) !== Math.floor(flow.duration)) out += `hard_age=${Math.floor(flow.hardAge)}, `;
-  } else if (plain) {
-    for (const flag of flow.flags) out += `${flag} `;
-  }
-  const priority = flow.priority === DEFAULT_PRIORITY ? '' : `priority=${flow.priority}`;
-  const match = priority && flow.match ? `${priority},${flow.match}` : priority + flow.match;
-  return `${out}${match}${match ? ' ' : ''}actions=${flow.actions}`;
-}
+export type FlowMessage = FlowLineParts;
 
 /** Match fields that dump-flows can sort by, beside priority. */
 const FIELDS = new Set(

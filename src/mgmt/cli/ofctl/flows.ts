@@ -1,9 +1,10 @@
 /** Commands on flows. */
 import { existsSync } from 'node:fs';
-import { Fatal, json, text } from '../client.ts';
+import { formatFlowLine } from '#contract/flow-line.ts';
+import { ApiError, Fatal, json, text } from '../client.ts';
 import { atBridge, bridgeName, type Command, type Context, explain, readFlowFile } from './context.ts';
-import { type FlowMessage, formatFlow, isSortField, sortFlows } from './flow-format.ts';
-import { replyHeader } from './protocol.ts';
+import { type FlowMessage, isSortField, sortFlows } from './flow-format.ts';
+import { replyHeader, versionName } from './protocol.ts';
 
 type FlowCommand = 'add' | 'modify' | 'modify_strict' | 'delete' | 'delete_strict';
 
@@ -15,10 +16,15 @@ const WORDS: Readonly<Record<FlowCommand, string>> = {
   delete_strict: 'DEL_STRICT',
 };
 
+/** Where flow_mods of this protocol version go. */
+const flowsPath = (path: string, context: Context): string => `${path}/flows?protocol=${versionName(context.version)}`;
+
 async function modify(context: Context, command: FlowCommand, flow: string): Promise<undefined> {
   const target = context.args[0]!;
   try {
-    await atBridge(target, (path) => context.client.call('POST', `${path}/flows`, json({ mods: [{ command, flow }] })));
+    await atBridge(target, (path) =>
+      context.client.call('POST', flowsPath(path, context), json({ mods: [{ command, flow }] })),
+    );
   } catch (error) {
     throw explain(error, context, `OFPT_FLOW_MOD ${WORDS[command]} ${flow}`);
   }
@@ -35,7 +41,7 @@ async function sendFile(
   const content = readFlowFile(name);
   const body = command === 'add' ? content : content.replace(/^(?=[^\S\n]*[^\s#])/gm, `${command} `);
   try {
-    await atBridge(context.args[0]!, (path) => context.client.call(method, `${path}/flows`, text(body)));
+    await atBridge(context.args[0]!, (path) => context.client.call(method, flowsPath(path, context), text(body)));
   } catch (error) {
     throw explain(error, context, `OFPT_FLOW_MOD ${WORDS[command]}`, { name, text: body });
   }
@@ -44,34 +50,26 @@ async function sendFile(
 
 const strict = (context: Context): '' | '_strict' => (context.options.has('strict') ? '_strict' : '');
 
-export async function fetchFlows(
-  context: Context,
-  target: string,
-  filter: string,
-  names: boolean,
-): Promise<FlowMessage[]> {
-  const query = new URLSearchParams();
-  if (filter) query.set('filter', filter);
-  if (names) query.set('names', 'true');
-  return atBridge(target, (path) => context.client.list<FlowMessage>(`${path}/flows?${query}`, 'flows'));
-}
-
 async function dumpFlows(context: Context): Promise<undefined> {
-  const { options, version, out } = context;
+  const { options, version, out, client } = context;
+  const [target = '', filter = ''] = context.args;
   const sort = options.has('rsort') ? 'rsort' : options.has('sort') ? 'sort' : undefined;
   const field = sort ? options.get(sort) || 'priority' : '';
   if (sort && !isSortField(field)) throw new Fatal(`${field}: unknown field name`);
-  const names = options.has('names');
   const stats = !options.has('no-stats');
-  const flows = await fetchFlows(context, context.args[0]!, context.args[1] ?? '', names);
-  if (sort) sortFlows(flows, field, sort === 'rsort');
-  if (context.json) {
-    out.line(JSON.stringify(flows));
+  const query = new URLSearchParams({ protocol: versionName(version) });
+  if (filter) query.set('filter', filter);
+  if (options.has('names')) query.set('names', 'true');
+  if (sort || context.json) {
+    const flows = await atBridge(target, (path) => client.list<FlowMessage>(`${path}/flows?${query}`, 'flows'));
+    if (sort) sortFlows(flows, field, sort === 'rsort');
+    if (context.json) out.line(JSON.stringify(flows));
+    else for (const flow of flows) out.line(formatFlowLine(flow, { version: version.number, stats, ages: false }));
     return undefined;
   }
-  const plain = stats && !names && !sort;
-  if (plain) out.line(replyHeader(version, 'FLOW', version.number === 1 ? 4 : 2, true));
-  for (const flow of flows) out.line(formatFlow(flow, { version, stats, plain }));
+  if (!stats) query.set('stats', 'false');
+  if (stats && !options.has('names')) out.line(replyHeader(version, 'FLOW', version.number === 1 ? 4 : 2, true));
+  await atBridge(target, (path) => client.stream(`${path}/flows?${query}`, (chunk) => out.bytes(chunk)));
   return undefined;
 }
 
@@ -90,41 +88,26 @@ async function dumpAggregate(context: Context): Promise<undefined> {
 /** A source of diff-flows: a file when there is one of that name, else a bridge. */
 const isFile = (source: string): boolean => source === '-' || (!source.includes(':') && existsSync(source));
 
-const asFile = (flows: readonly FlowMessage[]): string =>
-  flows
-    .map((flow) => {
-      const head = [`table=${flow.table}`, `priority=${flow.priority}`, `cookie=${flow.cookie}`];
-      if (flow.idleTimeout) head.push(`idle_timeout=${flow.idleTimeout}`);
-      if (flow.hardTimeout) head.push(`hard_timeout=${flow.hardTimeout}`);
-      if (flow.importance) head.push(`importance=${flow.importance}`);
-      head.push(...flow.flags);
-      if (flow.match) head.push(flow.match);
-      return `${head.join(',')} actions=${flow.actions}`;
-    })
-    .join('\n');
-
-const swap = (line: string): string => (line.startsWith('-') ? '+' : '-') + line.slice(1);
-
 async function diffFlows(context: Context): Promise<number> {
-  const [first = '', second = ''] = context.args;
-  const content = async (source: string): Promise<string> =>
-    isFile(source) ? readFlowFile(source) : asFile(await fetchFlows(context, source, '', false));
-  // The switch compares a bridge's flows with a file; another order is turned round, two bridges make one a file.
-  const turned = isFile(first) && !isFile(second);
-  const bridge = turned ? second : isFile(first) ? '' : first;
-  const fileName = turned ? first : second;
-  const a = bridge === '' ? readFlowFile(first) : '';
-  const b = await content(fileName);
+  const sources = context.args.slice(0, 2);
+  const files = sources.map((source) => (isFile(source) ? readFlowFile(source) : ''));
+  const bridges = sources.map((source) => (isFile(source) ? '' : bridgeName(source)));
+  const [bridge, otherBridge] = bridges;
+  const [a, b] = files;
+  const request = json({ bridge, a, otherBridge, b, protocol: versionName(context.version) });
   let lines: string[];
   try {
-    const request = { bridge: bridge && bridgeName(bridge), a, b };
-    lines = (await atBridge(bridge, () => context.client.call('POST', '/v1/flows/diff', json(request)))).lines;
+    lines = (await context.client.call('POST', '/v1/flows/diff', request)).lines;
   } catch (error) {
-    const inFirst = error instanceof Error && 'field' in error && String(error.field).startsWith('a ');
-    throw explain(error, context, 'OFPT_FLOW_MOD ADD', { name: inFirst ? first : fileName, text: inFirst ? a : b });
+    if (error instanceof ApiError && error.code === 'no_such_bridge')
+      throw new Fatal(
+        `${sources[bridges.indexOf(error.field === 'otherBridge' ? otherBridge! : bridge!)]} is not a bridge or a socket`,
+      );
+    const at = error instanceof ApiError && error.field.startsWith('a ') ? 0 : 1;
+    throw explain(error, context, 'OFPT_FLOW_MOD ADD', { name: sources[at]!, text: files[at]! });
   }
-  if (context.json) context.out.line(JSON.stringify(turned ? lines.map(swap) : lines));
-  else for (const line of turned ? lines.map(swap) : lines) context.out.line(line);
+  if (context.json) context.out.line(JSON.stringify(lines));
+  else for (const line of lines) context.out.line(line);
   return lines.length > 0 ? 2 : 0;
 }
 

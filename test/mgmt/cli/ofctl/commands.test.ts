@@ -2,7 +2,7 @@
 import test from 'ava';
 import { ApiError, type Body, type Client, Fatal, Refusal } from '#mgmt/cli/client.ts';
 import { bridgeName, type Context } from '#mgmt/cli/ofctl/context.ts';
-import { type FlowMessage, formatFlow, isSortField, sortFlows } from '#mgmt/cli/ofctl/flow-format.ts';
+import { type FlowMessage, isSortField, sortFlows } from '#mgmt/cli/ofctl/flow-format.ts';
 import { flowCommands } from '#mgmt/cli/ofctl/flows.ts';
 import { groupCommands } from '#mgmt/cli/ofctl/groups.ts';
 import { describePort, type PortMessage, portStatistics } from '#mgmt/cli/ofctl/port-format.ts';
@@ -67,27 +67,6 @@ async function run(
   return { requests, code, text: out.take() };
 }
 
-test('a flow is printed as each version of the protocol carries it', (t) => {
-  const one = flow({
-    table: 1,
-    cookie: '0x12',
-    priority: 5,
-    match: 'ip',
-    idleTimeout: 60,
-    flags: ['send_flow_rem'],
-    importance: 2,
-    hardAge: 0,
-  });
-  const of = (version: string | undefined, stats = true, plain = true): string =>
-    formatFlow(one, { version: parseVersion(version), stats, plain });
-  const front = ' cookie=0x12, duration=1.500s, table=1, n_packets=3, n_bytes=180, idle_timeout=60, importance=2, ';
-  t.is(of(undefined), `${front}idle_age=1, hard_age=0, priority=5,ip actions=drop`);
-  t.is(of('OpenFlow13'), `${front}send_flow_rem priority=5,ip actions=drop`);
-  t.is(of(undefined, true, false), `${front}priority=5,ip actions=drop`);
-  t.is(of(undefined, false, false), ' cookie=0x12, table=1, idle_timeout=60, importance=2, priority=5,ip actions=drop');
-  t.is(formatFlow(flow(), { version: parseVersion(undefined), stats: false, plain: false }), ' actions=drop');
-});
-
 test('flows are sorted by a field as numbers and addresses, those without it last', (t) => {
   const flows = [
     flow({ match: 'ip,nw_dst=10.0.0.9' }),
@@ -138,10 +117,10 @@ test('a port that is down shows it, statistics grow with the version', (t) => {
 test('commands ask for one atomic change', async (t) => {
   const done = () => ({});
   t.deepEqual((await run('add-flow', ['br0', 'ip,actions=drop'], done)).requests, [
-    'POST /v1/bridges/br0/flows {"mods":[{"command":"add","flow":"ip,actions=drop"}]}',
+    'POST /v1/bridges/br0/flows?protocol=OpenFlow10 {"mods":[{"command":"add","flow":"ip,actions=drop"}]}',
   ]);
   t.deepEqual((await run('del-flows', ['br0'], done, { strict: '' })).requests, [
-    'POST /v1/bridges/br0/flows {"mods":[{"command":"delete_strict","flow":""}]}',
+    'POST /v1/bridges/br0/flows?protocol=OpenFlow10 {"mods":[{"command":"delete_strict","flow":""}]}',
   ]);
   t.deepEqual((await run('mod-group', ['br0', 'group_id=1'], done, { 'may-create': '' })).requests, [
     'POST /v1/bridges/br0/groups {"mods":[{"command":"add_or_modify","group":"group_id=1"}]}',
