@@ -1,34 +1,21 @@
 /**
- * The data plane over the contract: requests on the socket, megaflows and upcalls on the lanes.
- *
- * This side keeps a copy of every installed megaflow, by id: new lanes (another set of workers) are filled from it, and after
- * a restart of this process it is read back from the data plane. When the connection is lost the process is reached again,
- * started anew if it died; `connected` then tells what it holds.
+ * The data plane over the contract: requests on the socket (datapath-requests.ts), megaflows and upcalls on the lanes
+ * (datapath-lanes.ts). When the connection is lost the process is reached again, started anew if it died; `connected` then
+ * tells what it holds.
  */
-import { DROP_BASE, DROP_REASONS, PORT_COUNTERS, PORT_ROW, WORKER_COUNTERS } from '#contract/catalogue.ts';
+import { DROP_BASE, DROP_REASONS, PORT_COUNTERS, WORKER_COUNTERS } from '#contract/catalogue.ts';
 import { Channel } from '#contract/channel.ts';
 import { KEY_WORDS } from '#contract/flow-key.ts';
 import {
-  FLOW_BYTES,
-  FLOW_PACKETS,
-  FLOW_ROW,
-  FLOW_TCP_FLAGS,
-  FLOW_USED,
-  H_WORKER_ASLEEP,
-  MAX_FLOWS,
-} from '#contract/lane.ts';
-import { LaneClient } from '#contract/lane-client.ts';
-import {
   CONTRACT_VERSION,
   decodeReply,
-  encodeRequest,
   type FlowMessage,
   type FromDatapath,
   type PortMessage,
   type RequestBodies,
   type RequestName,
 } from '#contract/messages.ts';
-import { close, eventfdDrain, Watcher } from '#contract/os.ts';
+import { close } from '#contract/os.ts';
 import { RequestError } from './api.ts';
 import type {
   Datapath,
@@ -40,20 +27,14 @@ import type {
   MegaflowStats,
   PmdInfo,
   PortStatistics,
+  UpcallAnswer,
 } from './datapath.ts';
-import { FlowIds } from './flow-ids.ts';
+import { DatapathLanes } from './datapath-lanes.ts';
+import { DatapathRequests } from './datapath-requests.ts';
 
-/** Upcalls answered in one turn of the event loop, so that the API stays responsive under a storm. */
-const UPCALLS_PER_TURN = 128;
-const REQUEST_LIMIT_MS = 30_000;
+const UNANSWERED: UpcallAnswer = { actions: undefined };
 const START_ATTEMPTS = 40;
 const START_EVERY_MS = 50;
-
-interface Waiting {
-  resolve(message: FromDatapath): void;
-  reject(error: Error): void;
-  flows: FlowMessage[];
-}
 
 export interface DatapathLink {
   /** A connected socket of the data process; called again after a loss. */
@@ -65,24 +46,10 @@ export class DatapathClient implements Datapath {
   readonly #link: DatapathLink;
   #events: DatapathEvents | undefined;
   #channel: Channel | undefined;
-  #nextRequest = 1;
-  readonly #waiting = new Map<number, Waiting>();
-  #lanes: LaneClient[] = [];
-  #doorbell = -1;
-  readonly #bell = new Watcher((fd) => {
-    eventfdDrain(fd);
-    this.#pump();
-  });
+  readonly #requests = new DatapathRequests();
+  readonly #lanes = new DatapathLanes((upcall) => this.#events?.upcall(upcall) ?? UNANSWERED);
   readonly #ports = new Map<number, DatapathPort>();
-  readonly #flows = new Map<number, Megaflow>();
-  readonly #ids = new FlowIds(MAX_FLOWS);
-  #barrier = 0;
-  #retiring: { id: number; gone: ((final: MegaflowStats) => void) | undefined }[] = [];
-  #pumping = false;
-  #flushing = false;
   #stopped = false;
-  /** Connections so far: an id given out under one means nothing under the next. */
-  #epoch = 0;
   /** Why the data plane turned this connection away, where it said so. */
   #refusal = '';
   #hello: { pid: number } | undefined;
@@ -125,7 +92,7 @@ export class DatapathClient implements Datapath {
   detach(): void {
     this.#stopped = true;
     this.#channel?.close('detached');
-    this.#bell.close();
+    this.#lanes.close();
   }
 
   /** Ends the data plane, then detaches. */
@@ -137,7 +104,7 @@ export class DatapathClient implements Datapath {
 
   async #connect(): Promise<void> {
     const fd = await this.#link.reach();
-    this.#epoch++;
+    this.#lanes.begin();
     this.#refusal = '';
     const channel = new Channel(fd, {
       frame: (bytes, fds) => this.#frame(bytes, fds),
@@ -147,29 +114,23 @@ export class DatapathClient implements Datapath {
     const { hello } = await this.#request('hello', { version: CONTRACT_VERSION });
     if (!hello) throw new Error('the data plane answered hello with something else');
     const dumped = await this.#request('dumpFlows', {});
-    this.#flows.clear();
-    this.#ids.clear();
     const flows = (dumped.flows?.flows ?? []).map(fromMessage);
-    for (const flow of flows) {
-      this.#flows.set(flow.id, flow);
-      this.#ids.reserve(flow.id);
-    }
+    this.#lanes.hold(flows);
     this.#ports.clear();
     for (const port of hello.ports) this.#ports.set(port.config.portNo, toPort(port));
     this.#hello = { pid: hello.pid };
     this.#events?.connected([...this.#ports.values()], flows);
-    this.#pump();
+    this.#lanes.start();
   }
 
   #lost(channel: Channel, reason: string): void {
     if (this.#channel !== channel) return;
     this.#channel = undefined;
-    this.#useLanes([]);
+    this.#lanes.drop();
     const was = this.#hello !== undefined;
     this.#hello = undefined;
     const why = this.#refusal ? refused(this.#refusal) : notRunning();
-    for (const waiting of this.#waiting.values()) waiting.reject(why);
-    this.#waiting.clear();
+    this.#requests.rejectAll(why);
     if (was) this.#events?.disconnected();
     if (this.#stopped) return;
     this.#link.log('warn', `lost the data plane: ${reason}`);
@@ -197,7 +158,7 @@ export class DatapathClient implements Datapath {
       return;
     }
     const count = message.hello?.lanes.count ?? message.lanesChanged?.count;
-    if (count !== undefined && fds.length === 1 + count * 2) this.#takeLanes(fds);
+    if (count !== undefined && fds.length === 1 + count * 2) this.#lanes.take(fds);
     else for (const fd of fds) close(fd);
     if (message.portStatus) {
       const port = toPort(message.portStatus);
@@ -205,195 +166,40 @@ export class DatapathClient implements Datapath {
       this.#events?.portStatus(port);
     }
     if (message.id === 0 && message.error) this.#refusal = message.error.message;
-    const waiting = this.#waiting.get(message.id);
-    if (!waiting) return;
-    if (message.flows) {
-      for (const flow of message.flows.flows) waiting.flows.push(flow);
-      if (message.flows.more) return;
-      message.flows.flows = waiting.flows;
-    }
-    this.#waiting.delete(message.id);
-    if (message.error) {
-      const { code, message: text } = message.error;
-      waiting.reject(new RequestError(code, text, { status: code === 'exists' ? 409 : 400 }));
-    } else waiting.resolve(message);
+    this.#requests.settle(message);
   }
 
   #request<N extends RequestName>(name: N, body: RequestBodies[N]): Promise<FromDatapath> {
     const channel = this.#channel;
-    if (!channel?.open) return Promise.reject(notRunning());
-    const id = this.#nextRequest++;
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
-        this.#waiting.delete(id);
-        reject(
-          new RequestError('timeout', `the data plane did not answer ${name} in ${REQUEST_LIMIT_MS} ms`, {
-            status: 503,
-          }),
-        );
-      }, REQUEST_LIMIT_MS);
-      timer.unref();
-      const done = <A>(act: (a: A) => void) => {
-        return (a: A): void => {
-          clearTimeout(timer);
-          act(a);
-        };
-      };
-      this.#waiting.set(id, { resolve: done(resolve), reject: done(reject), flows: [] });
-      channel.send(encodeRequest({ id, [name]: body }));
-    });
-  }
-
-  #takeLanes(fds: number[]): void {
-    const lanes: LaneClient[] = [];
-    for (let i = 1; i < fds.length; i += 2) lanes.push(new LaneClient(fds[i]!, fds[i + 1]!));
-    this.#useLanes(lanes, fds[0]!);
-    // After a hello the data plane tells what it holds. Later, new workers got their flows from old ones, and may have
-    // missed what was put or deleted at that time.
-    if (this.#hello) {
-      for (const lane of lanes) {
-        for (let id = 0; id < this.#ids.end; id++) if (!this.#flows.has(id)) lane.deleteFlow(id);
-        for (const [id, f] of this.#flows) lane.putFlow(id, f.key, f.mask, f.actions);
-      }
-    }
-    this.#flushSoon();
-    this.#pump();
-  }
-
-  #useLanes(lanes: LaneClient[], doorbell = -1): void {
-    for (const lane of this.#lanes) lane.close();
-    if (this.#doorbell >= 0) {
-      this.#bell.remove(this.#doorbell);
-      close(this.#doorbell);
-    }
-    this.#lanes = lanes;
-    this.#doorbell = doorbell;
-    if (doorbell >= 0) this.#bell.add(doorbell);
-  }
-
-  /** Answers upcalls, a bounded number a turn; asks for the doorbell when there are none left. */
-  #pump(): void {
-    if (this.#pumping || !this.#hello) return;
-    this.#pumping = true;
-    const turn = (): void => {
-      this.#pumping = false;
-      let more = false;
-      const share = Math.ceil(UPCALLS_PER_TURN / this.#lanes.length);
-      for (const [worker, lane] of this.#lanes.entries()) {
-        let left = share;
-        for (let upcall = lane.next(); upcall; upcall = --left > 0 ? lane.next() : undefined) {
-          const { seq, inPort, key, frame } = upcall;
-          lane.reply(seq, this.#events?.upcall({ worker, inPort, key, frame }).actions);
-        }
-        lane.release();
-        if (left === 0) more = true;
-      }
-      this.#flush();
-      const idle = !more && this.#lanes.every((lane) => lane.sleep());
-      if (idle || this.#pumping) return;
-      this.#pumping = true;
-      setImmediate(turn);
-    };
-    turn();
-  }
-
-  #flush(): void {
-    let all = true;
-    for (const lane of this.#lanes) all = lane.flush() && all;
-    if (!all) this.#flushSoon();
-  }
-
-  #flushSoon(): void {
-    if (this.#flushing) return;
-    this.#flushing = true;
-    setImmediate(() => {
-      this.#flushing = false;
-      this.#flush();
-    });
+    return channel?.open ? this.#requests.send(channel, name, body) : Promise.reject(notRunning());
   }
 
   putFlow(flow: Megaflow): number {
-    const id = this.#ids.take();
-    if (id >= 0) this.setFlow(id, flow);
-    return id;
+    return this.#lanes.putFlow(flow);
   }
 
   setFlow(id: number, flow: Megaflow): void {
-    this.#flows.set(id, flow);
-    for (const lane of this.#lanes) lane.putFlow(id, flow.key, flow.mask, flow.actions);
-    this.#flushSoon();
+    this.#lanes.setFlow(id, flow);
   }
 
   deleteFlow(id: number, gone?: (final: MegaflowStats) => void): void {
-    if (!this.#flows.delete(id)) return;
-    for (const lane of this.#lanes) lane.deleteFlow(id);
-    this.#retire(id, gone);
+    this.#lanes.deleteFlow(id, gone);
   }
 
   flushFlows(): void {
-    for (const lane of this.#lanes) lane.flushFlows();
-    for (const id of this.#flows.keys()) this.#retire(id, undefined);
-    this.#flows.clear();
-    this.#flushSoon();
+    this.#lanes.flushFlows();
   }
 
-  /** After a barrier nobody counts on these ids: their slots are set to 0 and serve again. */
-  #retire(id: number, gone: ((final: MegaflowStats) => void) | undefined): void {
-    this.#retiring.push({ id, gone });
-    if (this.#retiring.length > 1) return;
-    setImmediate(() => {
-      const batch = this.#retiring;
-      const epoch = this.#epoch;
-      this.#retiring = [];
-      this.barrier().then(
-        () => {
-          for (const { id, gone } of batch) {
-            if (gone) {
-              const final = { packets: 0, bytes: 0, used: 0, tcpFlags: 0 };
-              this.flowStats(id, final);
-              gone(final);
-            }
-            if (epoch !== this.#epoch) continue;
-            for (const { lane } of this.#lanes) lane.flows.fill(0, id * FLOW_ROW, (id + 1) * FLOW_ROW);
-            this.#ids.free(id);
-          }
-        },
-        () => undefined,
-      );
-    });
-  }
-
-  async barrier(): Promise<void> {
-    this.#barrier = (this.#barrier + 1) | 0;
-    const seq = this.#barrier;
-    const lanes = this.#lanes;
-    for (const lane of lanes) lane.barrier(seq);
-    for (let turn = 0; ; turn++) {
-      this.#flush();
-      if (lanes !== this.#lanes) return lanes.length > 0 && this.#lanes.length > 0 ? this.barrier() : undefined;
-      if (lanes.every((lane) => lane.passed(seq))) return;
-      await new Promise((resolve) => (turn < 64 ? setImmediate(resolve) : setTimeout(resolve, 1)));
-    }
+  barrier(): Promise<void> {
+    return this.#lanes.barrier();
   }
 
   flowStats(id: number, out: MegaflowStats): void {
-    out.packets = 0;
-    out.bytes = 0;
-    out.used = 0;
-    out.tcpFlags = 0;
-    const at = id * FLOW_ROW;
-    for (const { lane } of this.#lanes) {
-      const rows = lane.flows;
-      out.packets += rows[at + FLOW_PACKETS]!;
-      out.bytes += rows[at + FLOW_BYTES]!;
-      if (rows[at + FLOW_USED]! > out.used) out.used = rows[at + FLOW_USED]!;
-      out.tcpFlags |= rows[at + FLOW_TCP_FLAGS]!;
-    }
+    this.#lanes.flowStats(id, out);
   }
 
   execute(inPort: number, frame: Uint8Array, actions: Uint32Array): void {
-    this.#lanes[0]?.execute(inPort, frame, actions);
-    this.#flushSoon();
+    this.#lanes.execute(inPort, frame, actions);
   }
 
   async addPort(config: DatapathPortConfig): Promise<number> {
@@ -427,8 +233,7 @@ export class DatapathClient implements Datapath {
   }
 
   portStatistics(portNo: number): PortStatistics {
-    const base = portNo * PORT_ROW;
-    const sum = (slot: number): number => this.#lanes.reduce((total, { lane }) => total + lane.ports[base + slot]!, 0);
+    const sum = (slot: number): number => this.#lanes.portCounter(portNo, slot);
     const counters = Object.fromEntries(PORT_COUNTERS.map(({ name }, slot) => [name, sum(slot)]));
     const drops = DROP_REASONS.map(({ name }, reason) => [name, sum(DROP_BASE + reason)] as const);
     return {
@@ -440,11 +245,11 @@ export class DatapathClient implements Datapath {
   async pmds(): Promise<readonly PmdInfo[]> {
     const { pmds } = await this.#request('getPmds', {});
     return (pmds?.pmds ?? []).map((pmd) => {
-      const lane = this.#lanes[pmd.worker]?.lane;
-      const counters = Object.fromEntries(WORKER_COUNTERS.map(({ name }, slot) => [name, lane?.worker[slot] ?? 0]));
+      const counter = (slot: number): number => this.#lanes.workerCounter(pmd.worker, slot);
+      const counters = Object.fromEntries(WORKER_COUNTERS.map(({ name }, slot) => [name, counter(slot)]));
       return {
         ...pmd,
-        asleep: lane?.header[H_WORKER_ASLEEP] === 1,
+        asleep: this.#lanes.isAsleep(pmd.worker),
         rxqs: pmd.rxqs.map((q) => ({ ...q, usage: q.usage < 0 ? Number.NaN : q.usage })),
         counters: counters as PmdInfo['counters'],
       };
