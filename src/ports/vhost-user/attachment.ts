@@ -8,8 +8,9 @@ import { setFlagsFromString } from 'node:v8';
 import type { Attachment, PortFactory, RxQueue, TxQueue, WorkerContext, WorkerPort } from '#ports/port.ts';
 import { ChainWalker } from './chain.ts';
 import { GuestMemory, type Region } from './guest-memory.ts';
-import { type RxOptions, VhostRxQueue } from './rx.ts';
-import { type TxOptions, VhostTxQueue } from './tx.ts';
+import type { RxOptions, TxOptions } from './queue-options.ts';
+import { VhostRxQueue } from './rx.ts';
+import { VhostTxQueue } from './tx.ts';
 import { type RingPlace, Vring } from './vring.ts';
 
 // With this feedback on, V8 14 does the sums of addresses, which are doubles, in 64-bit integers with range checks and a

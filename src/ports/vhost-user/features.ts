@@ -1,6 +1,5 @@
 /** What this back end offers, and what the negotiated features mean for its queues. */
-import type { RxOptions } from './rx.ts';
-import type { TxOptions } from './tx.ts';
+import type { RxOptions, TxOptions } from './queue-options.ts';
 import { bits, hasBit, PROTOCOL_FEATURES, VIRTIO_FEATURES, type VirtioFeature } from './wire.ts';
 
 const PLAIN: readonly VirtioFeature[] = [

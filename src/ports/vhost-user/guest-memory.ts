@@ -138,3 +138,11 @@ export class GuestMemory {
     for (const buffer of this.buffers) release(buffer);
   }
 }
+
+/** The region that holds guest address `at`, of the first `count` rows of a translation table; -1: none. */
+export const regionOf = (table: Float64Array, count: number, at: number): number => {
+  for (let r = 0; r < count; r++) {
+    if (at >= table[r * TABLE_STRIDE + TABLE_START]! && at < table[r * TABLE_STRIDE + TABLE_END]!) return r;
+  }
+  return -1;
+};

@@ -22,8 +22,9 @@ import {
 } from '#datapath/packet/batch.ts';
 import type { PortCounters, RxQueue } from '#ports/port.ts';
 import { type ChainWalker, WALK_LONG, WALK_LOOP, WALK_OK } from './chain.ts';
-import { TABLE_DELTA, TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
+import { regionOf, TABLE_DELTA, TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
 import { takeOffload } from './net-header.ts';
+import type { RxOptions } from './queue-options.ts';
 import {
   AVAIL_NO_INTERRUPT,
   BROKEN_HEAD,
@@ -63,16 +64,6 @@ const BAD_DESCRIPTOR = DROP_BASE + dropReason('rx_bad_descriptor');
 const SHORT_FRAME = DROP_BASE + dropReason('rx_short_frame');
 const OVERSIZE = DROP_BASE + dropReason('rx_oversize');
 const BAD_OFFLOAD = DROP_BASE + dropReason('rx_bad_offload');
-
-/** What a queue must know of the negotiation. */
-export interface RxOptions {
-  /** Bytes of the virtio-net header: 12 or 10. */
-  readonly headerBytes: number;
-  readonly eventIdx: boolean;
-  readonly notifyOnEmpty: boolean;
-  /** The guest negotiated no offload, so its virtio-net headers say nothing (virtio 1.2 section 5.1.6.2). */
-  readonly headersEmpty: boolean;
-}
 
 export class VhostRxQueue implements RxQueue {
   readonly portNo: number;
@@ -311,15 +302,10 @@ export class VhostRxQueue implements RxQueue {
   #findRegion(head: number): boolean {
     const desc = this.#vring.desc;
     const at = desc[4 * head + 1]! * 4294967296 + desc[4 * head]!;
-    const table = this.#walker.memory.table;
-    const regions = this.#walker.memory.count;
-    for (let r = 0; r < regions; r++) {
-      if (at < table[r * STRIDE + START]! || at >= table[r * STRIDE + END]!) continue;
-      const moved = r !== this.#region;
-      this.#region = r;
-      return moved;
-    }
-    return false;
+    const r = regionOf(this.#walker.memory.table, this.#walker.memory.count, at);
+    if (r < 0 || r === this.#region) return false;
+    this.#region = r;
+    return true;
   }
 
   /** Reads and checks the virtio-net headers of slots 0..n-1, closes gaps, counts. @returns packets left. */

@@ -22,9 +22,11 @@ import {
   DELIVERED,
   Delivery,
 } from './delivery.ts';
-import { TABLE_DELTA, TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
-import { ethernetBytes, putHeader, putPlainHeader } from './net-header.ts';
+import { regionOf, TABLE_DELTA, TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
+import { fitsMtu } from './mtu.ts';
+import { putHeader, putPlainHeader } from './net-header.ts';
 import { SoftwareOffload } from './offload.ts';
+import type { TxOptions } from './queue-options.ts';
 import {
   AVAIL_NO_INTERRUPT,
   BROKEN_HEAD,
@@ -49,13 +51,12 @@ const WRITE = DESC_WRITE;
 const passes = passesEvent;
 const signal = eventfdSignal;
 const header = putHeader;
+const fits = fitsMtu;
 
 /** Packets of one push, at most: each may need a header of its own. */
 const MAX_PUSH = SLOTS;
 const HEADER_STRIDE = 16;
 const ETHERNET = 14;
-/** With two VLAN tags. */
-const LONGEST_ETHERNET = 22;
 /** Spins for the lock of a shared queue: some microseconds, more than a burst of another worker takes. */
 const LOCK_SPINS = 20_000;
 
@@ -73,22 +74,6 @@ const MTU = DROP_BASE + dropReason('tx_mtu');
 const TOO_BIG = DROP_BASE + dropReason('tx_too_big_for_buffer');
 const PORT_DOWN = DROP_BASE + dropReason('tx_port_down');
 const OFFLOAD = DROP_BASE + dropReason('tx_offload');
-
-/** What a queue must know of the negotiation and of the port's settings. */
-export interface TxOptions {
-  readonly headerBytes: number;
-  readonly eventIdx: boolean;
-  readonly mergeable: boolean;
-  /** The guest takes partial checksums (GUEST_CSUM), and GSO frames of these kinds. */
-  readonly checksum: boolean;
-  readonly tso4: boolean;
-  readonly tso6: boolean;
-  readonly ecn: boolean;
-  /** Bytes of an Ethernet payload. */
-  readonly mtu: number;
-  /** Looks at a full ring again, at most (tx-retries-max). */
-  readonly retries: number;
-}
 
 export class VhostTxQueue implements TxQueue {
   readonly portNo: number;
@@ -195,7 +180,7 @@ export class VhostTxQueue implements TxQueue {
       i = stop;
       if (i === n) break;
       const slot = list[i]!;
-      if (batch.length[slot]! > this.#longest && !this.#fitsMtu(batch, slot)) {
+      if (batch.length[slot]! > this.#longest && !fits(batch, slot, this.#longest)) {
         slots[base + MTU]!++;
         i++;
         continue;
@@ -355,15 +340,10 @@ export class VhostTxQueue implements TxQueue {
     const head = vring.avail[(this.#now & (vring.size - 1)) + 2]!;
     if (head >= vring.size) return false;
     const at = vring.desc[4 * head + 1]! * 4294967296 + vring.desc[4 * head]!;
-    const table = this.#memory.table;
-    const regions = this.#memory.count;
-    for (let r = 0; r < regions; r++) {
-      if (at < table[r * STRIDE + START]! || at >= table[r * STRIDE + END]!) continue;
-      const moved = r !== this.#region;
-      this.#region = r;
-      return moved;
-    }
-    return false;
+    const r = regionOf(this.#memory.table, this.#memory.count, at);
+    if (r < 0 || r === this.#region) return false;
+    this.#region = r;
+    return true;
   }
 
   /** Entries that may be taken at `cursor`; looks at the ring only when those seen before are fewer than `wanted`. */
@@ -385,26 +365,6 @@ export class VhostTxQueue implements TxQueue {
     const now = this.#look(this.#now, this.#vring.size + 1);
     if (now <= this.#vring.size) this.#available = now;
     return this.#available > before;
-  }
-
-  /** For frames longer than the MTU allows without tags: tags do not count, and of a GSO frame its segments do. */
-  #fitsMtu(batch: PacketBatch, slot: number): boolean {
-    if (batch.headLength[slot] === 0) this.#fetchHead(batch, slot);
-    const tags = ethernetBytes(batch.u8, batch.start[slot]!) - ETHERNET;
-    const headers = batch.vnetHeaderLength[slot]!;
-    const longest = this.#longest + tags;
-    if (batch.gsoType[slot] === GSO_NONE) return batch.length[slot]! <= longest;
-    return headers + batch.gsoSize[slot]! <= longest;
-  }
-
-  /** Brings the Ethernet header of a frame that was left with its sender into the scratch, for a look. */
-  #fetchHead(batch: PacketBatch, slot: number): void {
-    const row = batch.rowCount * 3;
-    batch.rows[row] = batch.scratchAddress + batch.start[slot]!;
-    batch.rows[row + 1] = batch.segmentAddress[batch.segmentFirst[slot]!]!;
-    batch.rows[row + 2] = LONGEST_ETHERNET;
-    batch.rowCount++;
-    batch.copy();
   }
 
   /** A frame or a buffer of any shape, at #now, with #available entries. @returns 0, or the slot of a drop counter. */

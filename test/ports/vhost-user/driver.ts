@@ -6,8 +6,7 @@
  */
 import { close, map, memfd, release } from '#contract/os.ts';
 import type { VhostUserAttachment } from '#ports/vhost-user/attachment.ts';
-import type { RxOptions } from '#ports/vhost-user/rx.ts';
-import type { TxOptions } from '#ports/vhost-user/tx.ts';
+import type { RxOptions, TxOptions } from '#ports/vhost-user/queue-options.ts';
 import { type RingPlace, STATE_CURSOR, STATE_WORDS } from '#ports/vhost-user/vring.ts';
 import { MAX_VRINGS } from '#ports/vhost-user/wire.ts';
 
