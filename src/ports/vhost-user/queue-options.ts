@@ -1,0 +1,25 @@
+/** What the two kinds of queue must know of the negotiation and of the port's settings. */
+
+export interface RxOptions {
+  /** Bytes of the virtio-net header: 12 or 10. */
+  readonly headerBytes: number;
+  readonly eventIdx: boolean;
+  readonly notifyOnEmpty: boolean;
+  /** The guest negotiated no offload, so its virtio-net headers say nothing (virtio 1.2 section 5.1.6.2). */
+  readonly headersEmpty: boolean;
+}
+
+export interface TxOptions {
+  readonly headerBytes: number;
+  readonly eventIdx: boolean;
+  readonly mergeable: boolean;
+  /** The guest takes partial checksums (GUEST_CSUM), and GSO frames of these kinds. */
+  readonly checksum: boolean;
+  readonly tso4: boolean;
+  readonly tso6: boolean;
+  readonly ecn: boolean;
+  /** Bytes of an Ethernet payload. */
+  readonly mtu: number;
+  /** Looks at a full ring again, at most (tx-retries-max). */
+  readonly retries: number;
+}
