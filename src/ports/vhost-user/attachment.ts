@@ -14,7 +14,7 @@ import { VhostTxQueue } from './tx.ts';
 import { type RingPlace, Vring } from './vring.ts';
 
 // With this feedback on, V8 14 does the sums of addresses, which are doubles, in 64-bit integers with range checks and a
-// conversion on either side: a fifth of the time of rx and tx (Node 26, measured). It concerns speed only.
+// conversion on either side. It concerns speed only.
 setFlagsFromString('--no-additive-safe-int-feedback');
 
 export const KIND = 'vhost-user';

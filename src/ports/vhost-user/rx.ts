@@ -37,7 +37,7 @@ import {
   type Vring,
 } from './vring.ts';
 
-// Module constants instead of imported ones: the hot loop is a third faster for it (Node 26, measured).
+// Re-bound: V8 reads a module constant faster in a loop than an imported binding.
 const MAX_BURST = BURST;
 const WINDOW_BYTES = WINDOW;
 const SLOT = SLOT_BYTES;
@@ -192,7 +192,7 @@ export class VhostRxQueue implements RxQueue {
     let segment = batch.nextSegment;
     let row = batch.rowCount * 3;
     // TurboFan does not peel a loop of this size, and so checks type, length and base of a view at every access in it. A
-    // load from each view in front of the loop settles all that once: a quarter of the time (Node 26, measured).
+    // load from each view in front of the loop settles all that once.
     this.#touch = avail[0]! | desc[0]! | used[0]! | rows[0]! | start[0]! | headLength[0]! | length[0]!;
     this.#touch |= segmentFirst[0]! | segmentCount[0]!;
     for (; i < n; i++) {
