@@ -30,6 +30,8 @@ interface Settings {
   readonly rundir: string;
   readonly config: string;
   readonly api: string;
+  /** The address was asked for by name: no start without it. */
+  readonly apiGiven: boolean;
   readonly token: string;
   readonly useDefault: boolean;
   readonly verbose: boolean;
@@ -58,6 +60,7 @@ function readArguments(): Settings | undefined {
     rundir,
     config: path.resolve(values.config ?? rundir),
     api: values.api ?? '127.0.0.1:8480',
+    apiGiven: values.api !== undefined,
     token: tokenFile ? readFileSync(tokenFile, 'utf8').trim() : '',
     useDefault: values.default,
     verbose: values.verbose,
@@ -92,8 +95,13 @@ async function main(): Promise<void> {
   const pidFile = path.join(rundir, 'rw-vswitchd.pid');
   if (lockFile(`${pidFile}.lock`) < 0) throw new Error(`another control plane runs in ${rundir} (see ${pidFile})`);
 
+  let adopted = false;
   const datapath = new DatapathClient({
-    reach: async () => (await reachDatapath(rundir)).fd,
+    reach: async () => {
+      const reached = await reachDatapath(rundir);
+      adopted ||= reached.adopted;
+      return reached.fd;
+    },
     log: (level, text) => log[level](text),
   });
   const theSwitch = new Switch(datapath, { onError: (error) => log.error({ error }, 'the slow path failed') });
@@ -110,22 +118,43 @@ async function main(): Promise<void> {
     rmSync(pidFile, { force: true });
     process.exit(0);
   };
-  const server = new ApiServer({
-    manager,
-    rundir,
-    address: settings.api,
-    token: settings.token,
-    version: version(),
-    log,
-    exit: (keepDatapath) => void exit(keepDatapath),
-  });
+  const serverAt = (address: string): ApiServer =>
+    new ApiServer({
+      manager,
+      rundir,
+      address,
+      token: settings.token,
+      version: version(),
+      log,
+      exit: (keepDatapath) => void exit(keepDatapath),
+    });
+  let server = serverAt(settings.api);
   process.on('SIGTERM', () => void exit(false));
   process.on('SIGINT', () => void exit(false));
   process.on('SIGHUP', () => undefined);
 
   await datapath.start();
-  await manager.start(settings.useDefault ? defaultConfiguration(rundir) : []);
-  await server.listen();
+  try {
+    await manager.start(settings.useDefault ? defaultConfiguration(rundir) : []);
+    try {
+      await server.listen();
+    } catch (error) {
+      // Another switch, or anything else, may have the usual port: the socket serves as well.
+      if (settings.apiGiven || (error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw error;
+      console.error(
+        `rw-vswitchd: ${settings.api} is taken; the API is at its socket only (--api HOST:PORT for another)`,
+      );
+      await server.close();
+      server = serverAt('');
+      await server.listen();
+    }
+  } catch (error) {
+    // What this start began ends with it; a data plane that was there before forwards on.
+    await server.close();
+    if (adopted) datapath.detach();
+    else await datapath.exit();
+    throw error;
+  }
   writeFileSync(pidFile, `${process.pid}\n`);
   announce(settings, server, manager, datapath.pid);
 }

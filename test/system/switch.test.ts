@@ -1,11 +1,14 @@
 /** The whole switch between guests: forwarding, flows, crashes of either plane, the end. */
+import { once } from 'node:events';
 import { existsSync, readdirSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
+import { join } from 'node:path';
 import test from 'ava';
 import type { VirtioPort } from '#guest/index.ts';
 import { Host, hostCounter } from '#guest/net.ts';
 import { PATIENCE_MS, receive, send } from '../support/datapath.ts';
 import { eth, filler, ipv4, packet, padded, udp } from '../support/packets.ts';
-import { sleep, until } from '../support/process.ts';
+import { removeScratchDir, run, scratchDir, sleep, until } from '../support/process.ts';
 import { Stream } from '../support/stream.ts';
 import { alive, type SwitchProcess, withSwitch } from '../support/switch.ts';
 
@@ -246,4 +249,20 @@ test.serial('exit --keep-datapath leaves the data plane forwarding for the next 
     await sw.appctl('exit');
     await until('the data plane to end', () => !alive(datapath), PATIENCE_MS);
   });
+});
+
+test.serial('an address that is taken ends a start that asked for it, and leaves no process behind', async (t) => {
+  const other = createServer().listen(0, '127.0.0.1');
+  await once(other, 'listening');
+  const taken = `127.0.0.1:${(other.address() as AddressInfo).port}`;
+  const rundir = scratchDir('rws-');
+  const args = ['--rundir', rundir, '--api', taken];
+  const ended = await run(join(import.meta.dirname, '../../bin/rw-vswitchd'), args, { timeoutMs: PATIENCE_MS });
+  t.is(ended.code, 1);
+  t.regex(ended.stderr, /address already in use/);
+  t.false(existsSync(join(rundir, 'api.sock')));
+  const gone = () => !existsSync(join(rundir, 'rw-datapathd.pid'));
+  await t.notThrowsAsync(until('the data plane to end', gone, PATIENCE_MS));
+  other.close();
+  removeScratchDir(rundir);
 });
