@@ -4,6 +4,7 @@ import { formatActions } from '#ofproto/actions-format.ts';
 import { formatActions13 } from '#ofproto/actions-format13.ts';
 import { type BridgeApi, type FlowMod, type FlowView, RequestError } from '#ofproto/api.ts';
 import { DEFAULT_PRIORITY, parseFlowMod } from '#ofproto/flow-parse.ts';
+import { newMatch } from '#ofproto/match.ts';
 import { formatMatch } from '#ofproto/match-format.ts';
 import { noPortNames, type PortNames } from '#ofproto/ofp-port.ts';
 import { parseFlowFile } from './flow-text.ts';
@@ -31,11 +32,14 @@ function portNames(bridge: BridgeApi | undefined): PortNames {
   return { numberOf: (name) => numbers.get(name), nameOf: (port) => names.get(port) };
 }
 
+/** Match of the flow being read. */
+const scratch = newMatch();
+
 function parseFlows(texts: readonly string[], names: PortNames): Map<string, Flow> {
   const flows = new Map<string, Flow>();
   for (const [at, text] of texts.entries()) {
     try {
-      const mod = parseFlowMod('add', text, names);
+      const mod = parseFlowMod('add', text, names, scratch);
       const flow: Flow = {
         table: mod.table,
         priority: mod.priority,

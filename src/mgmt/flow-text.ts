@@ -16,7 +16,7 @@ export function flowText(flow: FlowView): string {
 
 /** Text of a flow_mod that was applied, with all that was said beside it. */
 export const storedFlow = ({ flow, resetCounts }: FlowMod): string =>
-  resetCounts && !/\breset_counts\b/.test(flow) ? `reset_counts,${flow}` : flow;
+  resetCounts && !flow.includes('reset_counts') ? `reset_counts,${flow}` : flow;
 
 export const groupAdd = (group: GroupView): GroupMod => ({ command: 'add', group: group.text });
 
@@ -81,12 +81,24 @@ const RESERVED = new Set(
   ).split(' '),
 );
 
+const patterns = new WeakMap<ReadonlyMap<string, number>, RegExp>();
+
+/** Matches a text in which one of these names stands: most flows name no port, and are left alone early. */
+function anyOf(ports: ReadonlyMap<string, number>): RegExp {
+  let pattern = patterns.get(ports);
+  if (!pattern) {
+    pattern = new RegExp([...ports.keys()].map((name) => RegExp.escape(name)).join('|'));
+    patterns.set(ports, pattern);
+  }
+  return pattern;
+}
+
 /**
  * The same text with OpenFlow port numbers for port names, where a text may name a port: names may be gone when the text
  * is read again.
  */
 export function numberPorts(text: string, ports: ReadonlyMap<string, number>): string {
-  if (ports.size === 0) return text;
+  if (ports.size === 0 || !anyOf(ports).test(text)) return text;
   const number = (name: string): string | undefined => {
     const bare = name.startsWith('"') ? name.slice(1, -1) : name;
     return ports.get(bare)?.toString();

@@ -1,4 +1,5 @@
 /** Reads a list of actions in the syntax of ovs-actions(7). */
+import { LRUCache } from 'lru-cache';
 import { ETH_QINQ, ETH_VLAN } from '#contract/flow-key.ts';
 import { type Action, type ControllerReason, type LegacySetName, legacySetFields, MAX_ACTIONS } from './actions.ts';
 import { RequestError } from './api.ts';
@@ -40,7 +41,28 @@ const INSTRUCTIONS = ['apply_actions', 'clear_actions', 'write_actions', 'write_
  * Actions of a flow or bucket; `drop` gives an empty list.
  * @throws RequestError, in the words of ovs-ofctl where it has some.
  */
-export function parseActions(text: string, names: PortNames = noPortNames): Action[] {
+export function parseActions(text: string, names: PortNames = noPortNames): readonly Action[] {
+  const known = recent.get(text);
+  if (known) return known;
+  let named = false;
+  const noting: PortNames = {
+    numberOf: (name) => {
+      named = true;
+      return names.numberOf(name);
+    },
+    nameOf: (port) => names.nameOf(port),
+  };
+  const actions = checkedActions(text, noting);
+  // What a name stands for may change.
+  if (!named && text.length <= LONGEST_KEPT) recent.set(text, actions);
+  return actions;
+}
+
+/** Many flows say the same actions: read once, they share one list. */
+const recent = new LRUCache<string, readonly Action[]>({ max: 1024 });
+const LONGEST_KEPT = 256;
+
+function checkedActions(text: string, names: PortNames): Action[] {
   const actions = parseList(text, names);
   if (countActions(actions) > MAX_ACTIONS) {
     throw new RequestError('OFPBAC_TOO_MANY', `more than ${MAX_ACTIONS} actions`, { field: 'actions' });

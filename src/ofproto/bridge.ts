@@ -19,12 +19,13 @@ import {
   type TraceResult,
 } from './api.ts';
 import { FlowModBatch, type FlowTables, selectRules } from './flow-mod.ts';
-import { type FlowModSpec, flowFlags, parseFlowFilter, parseFlowMod } from './flow-parse.ts';
+import { type FlowFlag, type FlowModSpec, flowFlags, parseFlowFilter, parseFlowMod } from './flow-parse.ts';
 import type { Group } from './group.ts';
 import { formatGroup } from './group-format.ts';
 import { GroupModBatch, type GroupTables } from './group-mod.ts';
 import { parseGroupMod } from './group-parse.ts';
 import { MAC_AGING_SECONDS, MAC_TABLE_SIZE, MacTable, macText } from './mac-learning.ts';
+import { newMatch } from './match.ts';
 import type { InstalledFlow } from './megaflow.ts';
 import type { PortNames } from './ofp-port.ts';
 import type { OfPort } from './port.ts';
@@ -37,6 +38,10 @@ import { flowView } from './views.ts';
 
 /** flow_mods or group_mods in one request. */
 export const MAX_MODS = 1_000_000;
+
+const RESET_COUNTS: readonly FlowFlag[] = ['reset_counts'];
+/** Match of the flow_mod being applied; nobody keeps it. */
+const scratch = newMatch();
 
 /** What a bridge shares with the others of its switch. */
 export interface BridgeContext {
@@ -191,9 +196,13 @@ export class Bridge implements BridgeApi, Pipeline, FlowTables, GroupTables {
   }
 
   #parse({ command, flow, resetCounts }: FlowMod): FlowModSpec {
-    const spec = parseFlowMod(command, flow, this.portNames);
+    const spec = parseFlowMod(command, flow, this.portNames, scratch);
     if (!resetCounts || command !== 'add') return spec;
-    return { ...spec, flags: flowFlags.filter((flag) => flag === 'reset_counts' || spec.flags.includes(flag)) };
+    const flags =
+      spec.flags.length === 0
+        ? RESET_COUNTS
+        : flowFlags.filter((flag) => flag === 'reset_counts' || spec.flags.includes(flag));
+    return { ...spec, flags };
   }
 
   /** Resolves when the next packet obeys these changes. */

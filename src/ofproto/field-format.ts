@@ -42,7 +42,11 @@ export function prefixLength(mask: bigint, width: number): number {
   return text.indexOf('1', ones) < 0 ? ones : -1;
 }
 
+const ALL_32 = (1n << 32n) - 1n;
+const ALL_128 = (1n << 128n) - 1n;
+
 const addressMask = (mask: bigint, width: number, format: (mask: bigint) => string): string => {
+  if (mask === (width === 32 ? ALL_32 : ALL_128)) return '';
   const prefix = prefixLength(mask, width);
   if (prefix === width) return '';
   return `/${prefix >= 0 ? prefix : format(mask)}`;

@@ -74,18 +74,23 @@ const statistics = new Set(['duration', 'n_packets', 'n_bytes', 'idle_age', 'har
 const keyWords = new Set(['table', ...KEYS_WITH_ACTIONS, ...KEYS_OF_FILTER]);
 
 /**
- * One flow_mod.
+ * One flow_mod. @param into as MatchParser has it.
  * @throws RequestError; its messages are those of ovs-ofctl where that has the same error.
  */
-export function parseFlowMod(command: FlowCommand, text: string, names: PortNames = noPortNames): FlowModSpec {
-  if (command === 'delete' || command === 'delete_strict') return { ...parse(command, text, names), command };
+export function parseFlowMod(
+  command: FlowCommand,
+  text: string,
+  names: PortNames = noPortNames,
+  into?: Match,
+): FlowModSpec {
+  if (command === 'delete' || command === 'delete_strict') return { ...parse(command, text, names, into), command };
   const at = /(?:^|[\s,])actions?\s*=/.exec(text);
   if (!at)
     throw new RequestError('no_actions', 'must specify an action', {
       field: 'actions',
       hint: 'add actions=…, or actions=drop',
     });
-  const spec = parse(command, text.slice(0, at.index), names);
+  const spec = parse(command, text.slice(0, at.index), names, into);
   const actions = parseActions(text.slice(at.index + at[0].length), names);
   checkActions(actions, spec.match, spec.table === ALL_TABLES ? 0 : spec.table);
   return { ...spec, command, actions };
@@ -95,9 +100,9 @@ export function parseFlowMod(command: FlowCommand, text: string, names: PortName
 export const parseFlowFilter = (text: string, names: PortNames = noPortNames, strict = false): FlowFilter =>
   parse(strict ? 'dump_strict' : 'dump', text, names);
 
-function parse(kind: Kind, text: string, names: PortNames): Omit<FlowModSpec, 'command'> {
+function parse(kind: Kind, text: string, names: PortNames, into?: Match): Omit<FlowModSpec, 'command'> {
   const keys = new Map<string, string>();
-  const parser = new MatchParser(names);
+  const parser = new MatchParser(names, into);
   for (const term of splitTerms(text)) {
     if (allowedKeys[kind].has(term.key)) {
       if (keys.has(term.key))
@@ -122,9 +127,16 @@ function parse(kind: Kind, text: string, names: PortNames): Omit<FlowModSpec, 'c
     idleTimeout: number('idle_timeout', 65535, 0),
     hardTimeout: number('hard_timeout', 65535, 0),
     importance: number('importance', 65535, 0),
-    flags: flowFlags.filter((flag) => keys.has(flag)),
+    flags: parseFlags(keys),
     actions: [],
   };
+}
+
+const NO_FLAGS: readonly FlowFlag[] = [];
+
+function parseFlags(keys: ReadonlyMap<string, string>): readonly FlowFlag[] {
+  const flags = flowFlags.filter((flag) => keys.has(flag));
+  return flags.length === 0 ? NO_FLAGS : flags;
 }
 
 function keyValue(key: string, value: string | undefined): string {

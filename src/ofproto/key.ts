@@ -38,7 +38,8 @@ export interface Subfield {
 
 export const wholeField = (field: Field): Subfield => ({ field, offset: 0, bits: field.subfieldBits });
 
-const ones = (bits: number): number => (bits === 32 ? 0xffffffff : 2 ** bits - 1);
+/** @param bits 1 to 32. */
+const ones = (bits: number): number => 0xffffffff >>> (32 - bits);
 
 /** Value of a field in a row of OF_KEY_WORDS words. */
 export function readField(row: Uint32Array, field: Field): bigint {

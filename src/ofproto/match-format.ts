@@ -1,8 +1,8 @@
 /** Prints a match as `ovs-ofctl dump-flows` does: its order of fields, its protocol words, its short forms. */
 import { ETH_ARP, ETH_IPV4, ETH_IPV6, ETH_RARP, VLAN_PRESENT, W_VLAN } from '#contract/flow-key.ts';
 import { formatFieldValue } from './field-format.ts';
-import { fieldOf } from './fields.ts';
-import { hasField } from './key.ts';
+import { type Field, fieldOf, fields } from './fields.ts';
+import { hasField, OF_KEY_WORDS } from './key.ts';
 import { getMatch, type Match, matchedEthType, matchedProtocol } from './match.ts';
 import { protocolWords } from './match-parse.ts';
 import type { PortNames } from './ofp-port.ts';
@@ -14,17 +14,34 @@ const protocolWord = (ethType: number, protocol: number): string | undefined => 
   return undefined;
 };
 
-const METADATA = ['pkt_mark', 'actset_output'] as const;
+/** The masks printed last: one flow after another matches the same fields. */
+const lastMasks = new Uint32Array(OF_KEY_WORDS);
+/** By index of a field: 1 where `lastMasks` has a bit of it. */
+const lastFields = new Uint8Array(fields.length);
+
+function fieldsIn(masks: Uint32Array): Uint8Array {
+  let same = true;
+  for (let i = 0; i < OF_KEY_WORDS && same; i++) same = masks[i] === lastMasks[i];
+  if (!same) {
+    lastMasks.set(masks);
+    for (const field of fields) lastFields[field.index] = hasField(masks, field) ? 1 : 0;
+  }
+  return lastFields;
+}
+
+const METADATA = ['pkt_mark', 'actset_output'].map(fieldOf);
 const REGISTERS = Array.from({ length: 16 }, (_, n) => `reg${n}`);
-const AFTER_PROTOCOL = [...REGISTERS, 'tun_id', 'metadata', 'in_port'] as const;
-const IP_FIELDS = ['nw_tos', 'nw_ecn', 'nw_ttl', 'nw_frag'] as const;
+const AFTER_PROTOCOL = [...REGISTERS, 'tun_id', 'metadata', 'in_port'].map(fieldOf);
 
 /** Canonical text; empty for a match on everything. */
 export function formatMatch(match: Match, names?: PortNames): string {
+  const present = fieldsIn(match.masks);
   const out: string[] = [];
   const put = (name: string, as = name): void => {
     const field = fieldOf(name);
-    if (!hasField(match.masks, field)) return;
+    if (present[field.index] === 1) putField(field, name, as);
+  };
+  const putField = (field: Field, name: string, as: string): void => {
     const { value, mask } = getMatch(match, field);
     if (mask === 0n) return;
     if (name === 'ipv6_label') {
@@ -37,13 +54,13 @@ export function formatMatch(match: Match, names?: PortNames): string {
     }
   };
 
-  for (const name of METADATA) put(name);
+  for (const field of METADATA) if (present[field.index] === 1) putField(field, field.name, field.name);
   const type = matchedEthType(match);
   const protocol = matchedProtocol(match);
   const whole = protocolWord(type, protocol);
   const word = whole ?? protocolWord(type, -1);
   if (word) out.push(word);
-  for (const name of AFTER_PROTOCOL) put(name);
+  for (const field of AFTER_PROTOCOL) if (present[field.index] === 1) putField(field, field.name, field.name);
   formatVlan(match, out);
   put('dl_src');
   put('dl_dst');
@@ -53,7 +70,7 @@ export function formatMatch(match: Match, names?: PortNames): string {
   } else if (type === ETH_IPV4 || type === ETH_IPV6) {
     for (const name of type === ETH_IPV4 ? ['nw_src', 'nw_dst'] : ['ipv6_src', 'ipv6_dst', 'ipv6_label']) put(name);
     if (!whole) put('nw_proto');
-    for (const name of IP_FIELDS) put(name);
+    for (const name of ['nw_tos', 'nw_ecn', 'nw_ttl', 'nw_frag']) put(name);
     formatTransport(type, protocol, put);
   }
   return out.join(',');

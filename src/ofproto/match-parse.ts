@@ -50,8 +50,16 @@ const TRANSPORT: Readonly<Record<string, readonly [string, string]>> = {
 export const isMatchTerm = (key: string): boolean =>
   protocolWords.has(key) || key === 'tp_src' || key === 'tp_dst' || !!findField(key) || isUnsupportedField(key);
 
+const ranks = new Map<string, number>();
+
 /** Fields that others depend on come first: the protocol, fragments, then the type of an ICMP message and its code. */
 function rank(key: string): number {
+  let known = ranks.get(key);
+  if (known === undefined) ranks.set(key, (known = rankOf(key)));
+  return known;
+}
+
+function rankOf(key: string): number {
   const field = findField(key);
   if (field === NW_PROTO || field === ARP_OP || field === IP_FRAG) return 0;
   if (/^icmp.*_type$/.test(field?.name ?? key)) return 1;
@@ -59,12 +67,16 @@ function rank(key: string): number {
 }
 
 export class MatchParser {
-  readonly #match: Match = newMatch();
+  readonly #match: Match;
   readonly #names: PortNames;
   readonly #later: { key: string; value: string }[] = [];
-  readonly #seen = new Set<Field>();
+  readonly #seen: Field[] = [];
 
-  constructor(names: PortNames = noPortNames) {
+  /** @param into is overwritten and returned by `finish`: one for a whole list of flows spares an allocation each. */
+  constructor(names: PortNames = noPortNames, into: Match = newMatch()) {
+    into.values.fill(0);
+    into.masks.fill(0);
+    this.#match = into;
     this.#names = names;
   }
 
@@ -77,11 +89,13 @@ export class MatchParser {
       if (words[1] >= 0) this.#merge(key, NW_PROTO, BigInt(words[1]));
       return;
     }
-    if (!isMatchTerm(key))
+    const field = findField(key);
+    if (!field && !isMatchTerm(key))
       throw new RequestError('unknown_keyword', `unknown keyword ${clip(key)}`, { field: clip(key) });
-    if (isUnsupportedField(key)) throw new RequestError('unsupported', `${key} is not supported yet`, { field: key });
+    if (!field && isUnsupportedField(key))
+      throw new RequestError('unsupported', `${key} is not supported yet`, { field: key });
     if (!value) throw new RequestError('bad_syntax', `field ${key} missing value`, { field: key });
-    if (findField(key) === ETH_TYPE) this.#field(key, ETH_TYPE, value);
+    if (field === ETH_TYPE) this.#field(key, ETH_TYPE, value);
     else this.#later.push({ key, value });
   }
 
@@ -113,8 +127,8 @@ export class MatchParser {
   }
 
   #field(key: string, field: Field, text: string): void {
-    if (this.#seen.has(field)) throw new RequestError('duplicate_field', `${key} is given twice`, { field: key });
-    this.#seen.add(field);
+    if (this.#seen.includes(field)) throw new RequestError('duplicate_field', `${key} is given twice`, { field: key });
+    this.#seen.push(field);
     const { value, mask } =
       field.name === 'dl_vlan' ? parseDlVlan(text, field, this.#names) : parseFieldValue(field, text, this.#names, key);
     if (mask === 0n) return;

@@ -55,15 +55,16 @@ export class Rule implements Classified {
     this.used = now;
   }
 
-  /** Its match as values and masks of an OpenFlow key. */
-  match(): MatchWords {
-    const values = new Uint32Array(WORDS);
-    const masks = new Uint32Array(WORDS);
+  /** Its match as values and masks of an OpenFlow key. @param into is overwritten and returned. */
+  match(into: MatchWords = { values: new Uint32Array(WORDS), masks: new Uint32Array(WORDS) }): MatchWords {
+    const { values, masks } = into;
+    values.fill(0);
+    masks.fill(0);
     const { words, masks: own } = this.subtable;
     for (let i = 0; i < words.length; i++) {
       values[words[i]!]! |= this.values[i]!;
       masks[words[i]!]! |= own[i]!;
     }
-    return { values, masks };
+    return into;
   }
 }

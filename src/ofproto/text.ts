@@ -23,7 +23,11 @@ classes['"'.charCodeAt(0)] = QUOTE;
 const OPEN = '('.charCodeAt(0);
 const CLOSE = ')'.charCodeAt(0);
 
-const classAt = (text: string, at: number): number => classes[text.charCodeAt(at)] ?? 0;
+/** Class of a character; 0 outside of the table and behind the end. */
+const classAt = (text: string, at: number): number => {
+  const code = at < text.length ? text.charCodeAt(at) : 128;
+  return code < 128 ? classes[code]! : 0;
+};
 
 /**
  * Splits `key`, `key=value`, `key:value` and `key(value)` at commas and blanks outside of parentheses and quotes.
@@ -88,6 +92,7 @@ export function parseUnsigned(text: string): bigint | undefined {
 
 /** A whole number 0 .. max. @throws RequestError in the words of ovs-ofctl: `invalid priority "70000"`. */
 export function parseBounded(text: string, what: string, max: number): number {
+  if (/^[1-9][0-9]{0,8}$/.test(text) && Number(text) <= max) return Number(text);
   const value = parseUnsigned(text);
   if (value === undefined || value > BigInt(max)) {
     throw new RequestError('bad_value', `invalid ${what} "${clip(text)}"`, { field: what, hint: `0 to ${max}` });

@@ -3,12 +3,15 @@ import { formatExactActions } from './actions-exact.ts';
 import { formatActions } from './actions-format.ts';
 import { formatActions13 } from './actions-format13.ts';
 import type { ActionForm, DatapathFlowView, FlowView } from './api.ts';
-import type { Match } from './match.ts';
+import { type Match, newMatch } from './match.ts';
 import { formatMatch } from './match-format.ts';
 import type { InstalledFlow } from './megaflow.ts';
 import { formatOdpActions, formatOdpKey } from './odp-format.ts';
 import type { PortNames } from './ofp-port.ts';
 import type { Rule } from './rule.ts';
+
+/** The match being printed: a dump of many flows makes none for each. */
+const scratch = newMatch();
 
 function actionText(rule: Rule, match: Match, form: ActionForm, names: PortNames | undefined): string {
   if (form === 'exact') return formatExactActions(rule.actions);
@@ -18,7 +21,7 @@ function actionText(rule: Rule, match: Match, form: ActionForm, names: PortNames
 /** @param now ms; @param names ports to print by name. */
 export function flowView(rule: Rule, now: number, form: ActionForm, names: PortNames | undefined): FlowView {
   const { flags } = rule;
-  const match = rule.match();
+  const match = rule.match(scratch);
   return {
     table: rule.table,
     priority: rule.priority,

@@ -41,13 +41,13 @@ export const commandsOf = (tool: string): string[] =>
 const words = (line: string): string[] =>
   [...line.matchAll(/(?:'([^']*)'|(\S+))/g)].map((found) => found[1] ?? found[2]!);
 
-const DUMP = /^\S*ofctl .*(dump-flows|diff-flows|dump-ports)\b/;
+const DUMP = /^\S*ofctl .*(dump-flows|diff-flows|dump-ports|dump-group)\b/;
 
-/** Order among flows is nobody's promise, unless sorting was asked for. */
+/** Order among flows and groups is nobody's promise, unless sorting was asked for. */
 function inOrder(command: string, output: string): string {
   if (!DUMP.test(command) || /--r?sort/.test(command)) return output;
   const lines = output.split('\n');
-  const movable = (line: string): boolean => /^( .*actions=|[-+])/.test(line);
+  const movable = (line: string): boolean => /^( .*actions=|[-+]| group_id=)/.test(line);
   const sorted = lines.filter(movable).sort();
   return lines.map((line) => (movable(line) ? sorted.shift()! : line)).join('\n');
 }
