@@ -7,17 +7,18 @@
 export interface FlowLineParts {
   readonly table: number;
   readonly priority: number;
-  /** `0x…` */
+  /** `0x…`: 64 bits. */
   readonly cookie: string;
-  /** Seconds, with fractions. */
+  /** Seconds since it was added, with fractions. */
   readonly duration: number;
   readonly idleTimeout: number;
   readonly hardTimeout: number;
   readonly importance: number;
+  /** send_flow_rem, check_overlap, reset_counts, no_packet_counts, no_byte_counts */
   readonly flags: readonly string[];
   readonly packets: number;
   readonly bytes: number;
-  /** Seconds. */
+  /** Seconds since it was last hit, and since it was last modified. */
   readonly idleAge: number;
   readonly hardAge: number;
   /** Canonical texts. */

@@ -2,6 +2,7 @@
  * What ofproto offers to management: bridges, ports, OpenFlow tables, groups, the MAC table and traces. Texts are in the
  * syntax of ovs-ofctl(8), ovs-fields(7) and ovs-actions(7); numbers are plain. Implemented by switch.ts and bridge.ts.
  */
+import type { FlowLineParts } from '#contract/flow-line.ts';
 import type { DatapathPort, PortStatistics } from './datapath.ts';
 
 /**
@@ -52,27 +53,8 @@ export interface DumpOptions {
   readonly actions?: ActionForm;
 }
 
-export interface FlowView {
-  readonly table: number;
-  readonly priority: number;
-  /** Decimal or 0x text would lose nothing: 64-bit values are strings `0x…`. */
-  readonly cookie: string;
-  /** Seconds since it was added, with fractions. */
-  readonly duration: number;
-  readonly idleTimeout: number;
-  readonly hardTimeout: number;
-  readonly importance: number;
-  /** send_flow_rem, check_overlap, reset_counts, no_packet_counts, no_byte_counts */
-  readonly flags: readonly string[];
-  readonly packets: number;
-  readonly bytes: number;
-  /** Seconds since it was last hit, and since it was last modified. */
-  readonly idleAge: number;
-  readonly hardAge: number;
-  /** Canonical texts (§ formats of ovs-ofctl dump-flows). */
-  readonly match: string;
-  readonly actions: string;
-}
+/** A flow as it is told: its parts, and its statistics. */
+export type FlowView = FlowLineParts;
 
 export interface FlowAggregate {
   readonly packets: number;

@@ -5,7 +5,6 @@
  * be wider than that of Open vSwitch, which always matches the Ethernet type and, for IP, whether it is a fragment.
  */
 import {
-  ETH_VLAN,
   KEY_WORDS,
   VLAN_PRESENT,
   W_IN_PORT,
@@ -24,12 +23,11 @@ import { formatFieldValue } from './field-format.ts';
 import { OF_KEY_WORDS, readField, type Subfield, W_ACTSET_OUTPUT } from './key.ts';
 import type { Match } from './match.ts';
 import { formatMatch } from './match-format.ts';
-import { parseMatch } from './match-parse.ts';
 import { formatOdpActions } from './odp-format.ts';
-import { isOdpKey, odpToMatch } from './odp-parse.ts';
 import { OFPP_UNSET, type PortNames } from './ofp-port.ts';
 import type { Rule } from './rule.ts';
 import { formatSubfield } from './subfield-parse.ts';
+import { parseTracePacket } from './trace-parse.ts';
 import type { Pipeline, TraceSink, Translator } from './translate.ts';
 
 interface Node {
@@ -115,13 +113,24 @@ class Story implements TraceSink {
   }
 }
 
-/** Key of the packet that a match describes: what it leaves out is 0. */
-function packetOf(text: string, names: PortNames): Uint32Array {
-  const { values, masks } = parseMatch(text, names);
-  if (masks[W_IN_PORT] === 0)
+/** The packet to trace, as an OpenFlow key. @throws RequestError */
+function packetOf(text: string, bridge: Pipeline & { readonly portNames: PortNames }): Uint32Array {
+  const dpPortOf = (name: string) => bridge.portList.find((port) => port.name === name)?.dpPort;
+  const packet = parseTracePacket(text, bridge.portNames, dpPortOf);
+  const inPort = packet.key[W_IN_PORT]!;
+  if (inPort === 0)
     throw new RequestError('missing_field', 'in_port is needed to trace a packet', { field: 'in_port' });
-  const key = values.slice();
-  if ((key[W_VLAN]! & VLAN_PRESENT) !== 0 && key[W_VLAN]! >>> 16 === 0) key[W_VLAN]! |= ETH_VLAN << 16;
+  if (packet.kind === 'openflow') return packet.key;
+  const ofport = bridge.portList.find(({ dpPort }) => dpPort === inPort)?.ofport;
+  if (ofport === undefined) {
+    throw new RequestError('no_such_port', `no datapath port ${inPort} on this bridge`, {
+      field: 'in_port',
+      status: 404,
+    });
+  }
+  const key = new Uint32Array(OF_KEY_WORDS);
+  key.set(packet.key);
+  key[W_IN_PORT] = ofport;
   return key;
 }
 
@@ -144,16 +153,13 @@ function formatPacket(key: Uint32Array): string {
   return (key[W_VLAN]! & VLAN_PRESENT) === 0 ? text : text.replace(/(dl_vlan_pcp=\d)/, '$1,vlan_tci1=0x0000');
 }
 
-const ofportOf = ({ portList }: Pipeline, port: string): number | undefined =>
-  portList.find(({ dpPort, name }) => String(dpPort) === port || name === port)?.ofport;
-
 /** @throws RequestError for a flow that does not parse or has no in_port. */
 export function traceFlow(
   bridge: Pipeline & { readonly portNames: PortNames },
   translator: Translator,
   flow: string,
 ): TraceResult {
-  const key = packetOf(isOdpKey(flow) ? odpToMatch(flow, (port) => ofportOf(bridge, port)) : flow, bridge.portNames);
+  const key = packetOf(flow, bridge);
   const story = new Story(translator);
   translator.trace = story;
   translator.learns = false;

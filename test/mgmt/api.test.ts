@@ -279,6 +279,31 @@ test('a body above its limit is refused with 413', (t) =>
     t.is(json.error.field, 'body');
   }));
 
+test('a dump as text is that of ovs-ofctl, in the terms of the protocol version that is asked for', (t) =>
+  withSwitch(
+    async (_harness, send) => {
+      await send('POST', '/v1/bridges', { name: 'br0', failMode: 'secure' });
+      const mods = { mods: [{ command: 'add', flow: 'priority=5,ip,actions=mod_nw_dst:1.2.3.4' }] };
+      await send('POST', '/v1/bridges/br0/flows?protocol=OpenFlow11', mods);
+      const text = async (query: string): Promise<string> =>
+        String((await send('GET', `/v1/bridges/br0/flows?${query}`, undefined, { accept: 'text/plain' })).bytes);
+      t.is(await text('stats=false'), ' priority=5,ip actions=mod_nw_dst:1.2.3.4\n');
+      t.is(
+        await text('stats=false&protocol=OpenFlow13'),
+        ' reset_counts priority=5,ip actions=set_field:1.2.3.4->ip_dst\n',
+      );
+      t.is(await text('filter=arp'), '');
+      const refused = await send('GET', '/v1/bridges/br0/flows?protocol=x', undefined, { accept: 'text/plain' });
+      t.is(refused.status, 400);
+      t.is(refused.json.error.field, 'protocol');
+      t.is((await send('GET', '/v1/bridges/nosuch/flows', undefined, { accept: 'text/plain' })).status, 404);
+      const many = Array.from({ length: 1203 }, (_, n) => `priority=${n + 1},actions=drop`).join('\n');
+      await send('PUT', '/v1/bridges/br0/flows', many, { 'content-type': 'text/plain' });
+      t.is((await text('')).split('\n').length, 1204);
+    },
+    { ofproto: true },
+  ));
+
 test('flows are replaced so that those that stay keep their statistics, and compared', (t) =>
   withSwitch(
     async ({ manager }, send) => {

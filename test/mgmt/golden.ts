@@ -41,7 +41,7 @@ export const commandsOf = (tool: string): string[] =>
 const words = (line: string): string[] =>
   [...line.matchAll(/(?:'([^']*)'|(\S+))/g)].map((found) => found[1] ?? found[2]!);
 
-const DUMP = /^\S*ofctl .*(dump-flows|diff-flows|dump-ports|dump-group)\b/;
+const DUMP = /^\S*ofctl .*(dump-flows|diff-flows|dump-ports|dump-groups?)\b/;
 
 /** Order among flows and groups is nobody's promise, unless sorting was asked for. */
 function inOrder(command: string, output: string): string {

@@ -145,3 +145,10 @@ test('outputs and groups are found in action sets too', (t) => {
 test('as many actions as are allowed are read', (t) => {
   t.is(parseActions(Array(MAX_ACTIONS).fill('1').join(',')).length, MAX_ACTIONS);
 });
+
+test('a port name is looked up anew each time, what names no port is read once', (t) => {
+  const named = (port: number) => ({ numberOf: () => port, nameOf: () => undefined });
+  t.like(parseActions('output:uplink', named(3))[0], { port: 3 });
+  t.like(parseActions('output:uplink', named(4))[0], { port: 4 });
+  t.is(parseActions('output:77,NORMAL', named(3)), parseActions('output:77,NORMAL', named(4)));
+});
