@@ -340,3 +340,56 @@ test('a change that another one overtakes is derived again', async (t) => {
   await manager.stop();
   await rm(folder, { recursive: true });
 });
+
+test('flows come back as they were given, from the journal and from a snapshot', async (t) => {
+  const folder = await temporaryFolder();
+  const open = async () => {
+    const datapath = new FakeDatapath();
+    const target = new Switch(datapath, { timer: false });
+    const manager = new Manager({ switch: target, datapath, config: join(folder, 'config'), log: quiet });
+    await manager.start();
+    const dump = () =>
+      [...manager.bridge('br0').walkFlows('', { actions: 'exact' })].map(({ flags, actions }) => [...flags, actions]);
+    return { manager, dump };
+  };
+  const first = await open();
+  await first.manager.transact([bridge('br0', 'secure')]);
+  const flows = [
+    'priority=4,actions=push_vlan:0x8100,set_field:4101->vlan_vid,output:2,goto_table:5',
+    'priority=3,actions=set_field:0x5->reg0,resubmit(,5)',
+    'priority=2,ip,actions=mod_nw_dst:1.2.3.4,write_actions(output:2),goto_table:5',
+  ];
+  await first.manager.modifyFlows(
+    'br0',
+    flows.map((flow) => ({ command: 'add', flow, resetCounts: true })),
+  );
+  const given = flows.map((flow) => ['reset_counts', flow.slice(flow.indexOf('actions=') + 8)]);
+  t.deepEqual(first.dump(), given);
+  await first.manager.stop();
+  const second = await open();
+  t.deepEqual(second.dump(), given);
+  await second.manager.compact();
+  await second.manager.stop();
+  const third = await open();
+  t.deepEqual(third.dump(), given);
+  await third.manager.stop();
+  await rm(folder, { recursive: true, force: true });
+});
+
+test('the switch is told when a restore begins and when it is over', async (t) => {
+  const folder = await temporaryFolder();
+  const fake = new FakeSwitch();
+  const told: string[] = [];
+  const target = Object.assign(fake, {
+    restoring: () => told.push(`restoring, ${fake.bridges.size} bridges`),
+    restored: async () => void told.push(`restored, ${fake.bridges.size} bridges`),
+  });
+  const { manager } = await start(folder, target);
+  await manager.transact([bridge('br0')]);
+  await manager.stop();
+  fake.bridges.clear();
+  const again = await start(folder, target);
+  t.deepEqual(told.slice(2), ['restoring, 0 bridges', 'restored, 1 bridges']);
+  await again.manager.stop();
+  await rm(folder, { recursive: true, force: true });
+});

@@ -179,3 +179,14 @@ test('hard timeouts count from the addition, idle timeouts from the last packet 
   }
   t.is(rig.fate('in_port=2'), 'no_match');
 });
+
+test('an addition by the rules of OpenFlow 1.0 clears the counters, and says so', async (t) => {
+  const rig = await OfprotoRig.start([{}, {}]);
+  const mod = { command: 'add', flow: 'in_port=1,send_flow_rem,actions=2', resetCounts: true } as const;
+  await rig.bridge.modifyFlows([mod]);
+  rig.send('in_port=1');
+  await rig.bridge.modifyFlows([mod]);
+  t.like(rig.bridge.dumpFlows('')[0], { packets: 0, flags: ['send_flow_rem', 'reset_counts'] });
+  await rig.bridge.modifyFlows([{ ...mod, command: 'modify' }]);
+  t.deepEqual([...rig.bridge.dumpFlows('')[0]!.flags], ['send_flow_rem', 'reset_counts']);
+});
