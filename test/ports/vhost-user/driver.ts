@@ -33,6 +33,8 @@ export interface DriverOptions {
   tx?: Partial<TxOptions>;
   /** Byte at which the second region begins. */
   cut?: number;
+  /** Bytes of the file, and of one region over all of it, in front of the driver's memory. */
+  high?: number;
 }
 
 let generation = 1_000_000;
@@ -139,8 +141,9 @@ export class Driver {
 
   constructor(portNo: number, options: DriverOptions = {}) {
     const size = options.size ?? 256;
-    this.fd = memfd('driver', MEMORY_BYTES);
-    this.buffer = map(this.fd, 0, MEMORY_BYTES, { write: true, owner: 0 });
+    const high = options.high ?? 0;
+    this.fd = memfd('driver', high + MEMORY_BYTES);
+    this.buffer = map(this.fd, high, MEMORY_BYTES, { write: true, owner: 0 });
     this.bytes = Buffer.from(this.buffer);
     const view = new DataView(this.buffer);
     this.rxRing = new Ring(view, 0, size);
@@ -158,11 +161,11 @@ export class Driver {
       index,
       size,
       descriptorRegion: 0,
-      descriptorOffset: ring.base,
+      descriptorOffset: high + ring.base,
       availableRegion: 0,
-      availableOffset: ring.availAt,
+      availableOffset: high + ring.availAt,
       usedRegion: 0,
-      usedOffset: ring.usedAt,
+      usedOffset: high + ring.usedAt,
       kickFd: -1,
       callFd: -1,
     });
@@ -178,7 +181,10 @@ export class Driver {
       portNo,
       rxQueues: [0],
       generation: generation++,
-      regions: [region(0, cut), region(cut, MEMORY_BYTES - cut)],
+      regions:
+        high > 0
+          ? [{ ...region(0, high + MEMORY_BYTES), guestAddress: GUEST_BASE - high }]
+          : [region(0, cut), region(cut, MEMORY_BYTES - cut)],
       rings: [place(0, this.rxRing), place(1, this.txRing)],
       state: this.state,
       rx,

@@ -104,6 +104,25 @@ test('frames of every size cross byte-exact for random features, ring sizes, cha
   );
 });
 
+test('rings and buffers more than 4 GiB into a region of more than 4 GiB are reached', (t) => {
+  const high = 4.5 * 2 ** 30;
+  const from = new TestPort(1, { high, rx: { headersEmpty: true } });
+  const to = new TestPort(2, { high });
+  const expected = Array.from({ length: 64 }, (_, i) => frameOf(60 + i * 23, i));
+  for (const [i, frame] of expected.entries()) {
+    from.driver.send(frame);
+    to.driver.post(2048);
+    if (i % 2) forward(from, to);
+    else forwardUnread(from, to);
+  }
+  t.deepEqual(
+    to.driver.receive().map(({ frame }) => frame),
+    expected,
+  );
+  from.close();
+  to.close();
+});
+
 test('a frame that nobody read is judged by the MTU all the same, its tags aside', (t) => {
   const from = new TestPort(1, { rx: { headersEmpty: true } });
   const to = new TestPort(2, { tx: { mtu: 1500 } });
