@@ -3,7 +3,8 @@
  *
  * Node's type stripper is WebAssembly, whose memory grows; V8 then gives up, for the whole isolate, its assumption that no
  * ArrayBuffer is ever detached, it seems, and checks for it at every typed-array access: plain JavaScript was 7 to 20 %
- * faster in lookups of the megaflow classifier (Node 26.10, bench/stage). So the main thread strips the sources, and the worker gets them as plain JavaScript.
+ * faster in lookups of the megaflow classifier (Node 26.10, bench/stage). So the main thread strips the sources, and the
+ * worker gets them as plain JavaScript.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { stripTypeScriptTypes } from 'node:module';
