@@ -70,3 +70,11 @@ test('a scratch directory is short and goes away', (t) => {
   removeScratchDir(dir);
   t.false(existsSync(dir));
 });
+
+test('with errors apart, an error message does not tear what is waited for', async (t) => {
+  const child = new Child('sh', ['-c', 'printf pro; echo oops >&2; printf "mpt> "; sleep 60'], { errorsApart: true });
+  await child.waitFor(/^prompt> $/, 'the prompt');
+  await until('the error message', () => /its errors ---\noops/.test(child.tail()));
+  t.pass();
+  await child.stop();
+});

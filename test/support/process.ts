@@ -114,19 +114,23 @@ export async function until<T>(
   }
 }
 
-/** A long-running child whose standard output and error are kept together, the last megabyte of them. */
+/**
+ * A long-running child whose standard output and error are kept together, the last megabyte of them. With `errorsApart`
+ * only standard output is waited for: a prompt that the two streams share could come torn by an error message.
+ */
 export class Child {
   readonly name: string;
   readonly #child: ChildProcess;
   readonly #waiters = new Set<() => void>();
   #output = '';
+  #errors = '';
   #dropped = 0;
   #exit: string | undefined;
 
   constructor(
     file: string,
     args: string[],
-    options: { name?: string; env?: Record<string, string>; cwd?: string } = {},
+    options: { name?: string; env?: Record<string, string>; cwd?: string; errorsApart?: boolean } = {},
   ) {
     this.name = options.name ?? file;
     this.#child = spawn(file, args, {
@@ -135,9 +139,12 @@ export class Child {
       stdio: ['pipe', 'pipe', 'pipe'],
     });
     live.add(this.#child);
-    for (const stream of [this.#child.stdout!, this.#child.stderr!]) {
-      stream.setEncoding('utf8').on('data', (text: string) => this.#take(text));
-    }
+    const take = (text: string) => this.#take(text);
+    const keep = (text: string) => {
+      this.#errors = (this.#errors + text).slice(-KEPT_OUTPUT);
+    };
+    this.#child.stdout!.setEncoding('utf8').on('data', take);
+    this.#child.stderr!.setEncoding('utf8').on('data', options.errorsApart ? keep : take);
     this.#child.stdin!.on('error', () => {});
     this.#child.once('error', (error) => this.#ended(`could not start: ${error.message}`));
     this.#child.once('exit', (code, signal) => this.#ended(signal ? `killed by ${signal}` : `exit code ${code}`));
@@ -162,7 +169,9 @@ export class Child {
   }
 
   tail(): string {
-    return `--- last output of ${this.name} (pid ${this.pid}${this.#exit ? `, ${this.#exit}` : ''}) ---\n${tailOf(this.#output)}`;
+    const head = `--- last output of ${this.name} (pid ${this.pid}${this.#exit ? `, ${this.#exit}` : ''}) ---\n`;
+    const errors = this.#errors ? `\n--- its errors ---\n${tailOf(this.#errors)}` : '';
+    return head + tailOf(this.#output) + errors;
   }
 
   write(text: string): void {

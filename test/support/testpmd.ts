@@ -141,7 +141,7 @@ export class Testpmd {
     if (reason) throw new Error(reason);
     const id = `rw${process.pid}-${started++}`;
     const args = ['-oL', which('dpdk-testpmd')!, ...testpmdArguments(options, id)];
-    const child = new Child('stdbuf', args, { name: 'dpdk-testpmd' });
+    const child = new Child('stdbuf', args, { name: 'dpdk-testpmd', errorsApart: true });
     const testpmd = new Testpmd(child);
     try {
       await child.waitFor(/testpmd> /, 'the prompt of testpmd', options.startTimeoutMs ?? 30_000);

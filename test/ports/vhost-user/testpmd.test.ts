@@ -103,14 +103,15 @@ const VARIANTS: [title: string, device: Partial<VirtioUser>, packetLength: numbe
 for (const [title, device, packetLength] of VARIANTS) {
   maybe(`testpmd exchanges frames: ${title}${why}`, async (t) => {
     const wire = new Wire();
-    await wire.start(device.role === 'server' ? 'client' : 'server');
-    const testpmd = await Testpmd.start({
-      devices: [1, 2].map((portNo) => ({ path: wire.path(portNo), queueSize: 256, ...device })),
-      queues: device.queues ?? 1,
-      packetLength: Math.min(packetLength, 2000),
-      mbufs: 8192,
-    });
+    let testpmd: Testpmd | undefined;
     try {
+      await wire.start(device.role === 'server' ? 'client' : 'server');
+      testpmd = await Testpmd.start({
+        devices: [1, 2].map((portNo) => ({ path: wire.path(portNo), queueSize: 256, ...device })),
+        queues: device.queues ?? 1,
+        packetLength: Math.min(packetLength, 2000),
+        mbufs: 8192,
+      });
       await until('both ports to be up', () => wire.sessions.every((s) => s.status().state === 'up'));
       if (packetLength > 2000) await testpmd.command('set txpkts 1500,1500,1500,500');
       await testpmd.startForwarding(4);
@@ -126,7 +127,7 @@ for (const [title, device, packetLength] of VARIANTS) {
       await until('both ports to be free', () => wire.ports.every((port) => port === undefined));
       t.true(wire.sessions.every((s) => s.status().facts['status'] === 'disconnected'));
     } finally {
-      await testpmd.kill();
+      await testpmd?.kill();
       await wire.stop();
     }
   });
