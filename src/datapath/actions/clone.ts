@@ -26,6 +26,8 @@ export const clonePacket = (batch: PacketBatch, slot: number): number => {
   batch.length[copy] = batch.length[slot]!;
   batch.segmentFirst[copy] = batch.segmentFirst[slot]!;
   batch.segmentCount[copy] = batch.segmentCount[slot]!;
+  batch.buffer[copy] = batch.buffer[slot]!;
+  batch.edited[copy] = batch.edited[slot]!;
   batch.vnetFlags[copy] = batch.vnetFlags[slot]!;
   batch.gsoType[copy] = batch.gsoType[slot]!;
   batch.gsoSize[copy] = batch.gsoSize[slot]!;

@@ -80,6 +80,7 @@ export const runProgram = (
         if (current < 0) return CLONE_EXHAUSTED;
         shared = false;
       }
+      batch.edited[current] = 1;
       // | 0: a number of 2^31 or more would be boxed for the call.
       if (op === SET) set(batch, current, words[at + 1]!, words[at + 2]! | 0, words[at + 3]! | 0);
       else if (op === PUSH_VLAN) {

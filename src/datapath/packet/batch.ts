@@ -53,6 +53,11 @@ export class PacketBatch {
   nextSegment = 0;
   /** Copy rows waiting in `rows`. */
   rowCount = 0;
+  /**
+   * The buffer pool that the frames of this burst lie in, where they may be passed on by reference; 0: none. Pools are
+   * numbered by the data process and compared only.
+   */
+  pool = 0;
 
   /** The scratch memory of all slots; slot s is bytes s * SLOT_BYTES on. */
   readonly u8: Uint8Array;
@@ -74,6 +79,11 @@ export class PacketBatch {
   readonly segmentCount = new Int32Array(SLOTS);
   readonly segmentAddress = new Float64Array(MAX_SEGMENTS);
   readonly segmentLength = new Int32Array(MAX_SEGMENTS);
+
+  /** Buffer of `pool` in which the frame begins; read only while `pool` is not 0. */
+  readonly buffer = new Int32Array(SLOTS);
+  /** 1: the header window was edited, and is no longer what lies in `buffer`. Kept only while `pool` is not 0. */
+  readonly edited = new Uint8Array(SLOTS);
 
   /** virtio-net header fields as received and checked; all 0 for a plain frame. */
   readonly vnetFlags = new Uint8Array(SLOTS);
@@ -117,5 +127,6 @@ export class PacketBatch {
     this.count = 0;
     this.nextSlot = BURST;
     this.nextSegment = 0;
+    this.pool = 0;
   }
 }

@@ -21,9 +21,9 @@ import {
   WINDOW,
 } from '#datapath/packet/batch.ts';
 import type { PortCounters, RxQueue } from '#ports/port.ts';
+import { takeOffload } from '../frame/net-header.ts';
 import { type ChainWalker, WALK_LONG, WALK_LOOP, WALK_OK } from './chain.ts';
 import { regionOf, TABLE_DELTA, TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
-import { takeOffload } from './net-header.ts';
 import type { RxOptions } from './queue-options.ts';
 import {
   AVAIL_NO_INTERRUPT,

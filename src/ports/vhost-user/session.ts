@@ -6,9 +6,9 @@
  */
 import { peerCredentials } from '#contract/os.ts';
 import type { PortConfig, PortHost, PortSession, PortState, PortStatus } from '#ports/port.ts';
+import { Endpoint } from '../socket/endpoint.ts';
 import { Connection } from './connection.ts';
 import { type DeviceHost, VhostUserDevice } from './device.ts';
-import { Endpoint } from './endpoint.ts';
 import { parseOptions, type Settings } from './options.ts';
 
 /** How often workers' findings about rings are read. */

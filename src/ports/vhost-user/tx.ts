@@ -13,6 +13,9 @@ import { DROP_BASE, dropReason, type PortCounter, portCounter } from '#contract/
 import { address, eventfdSignal, mapAnonymous, release } from '#contract/os.ts';
 import { GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, type PacketBatch, SLOTS } from '#datapath/packet/batch.ts';
 import type { PortCounters, TxQueue } from '#ports/port.ts';
+import { fitsMtu } from '../frame/mtu.ts';
+import { putHeader, putPlainHeader } from '../frame/net-header.ts';
+import { SoftwareOffload } from '../frame/offload.ts';
 import type { ChainWalker } from './chain.ts';
 import {
   DELIVER_BROKEN_HEAD,
@@ -23,9 +26,6 @@ import {
   Delivery,
 } from './delivery.ts';
 import { regionOf, TABLE_DELTA, TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
-import { fitsMtu } from './mtu.ts';
-import { putHeader, putPlainHeader } from './net-header.ts';
-import { SoftwareOffload } from './offload.ts';
 import type { TxOptions } from './queue-options.ts';
 import {
   AVAIL_NO_INTERRUPT,

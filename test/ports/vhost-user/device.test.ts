@@ -1,5 +1,6 @@
 import test from 'ava';
 import { dup, eventfd } from '#contract/os.ts';
+import { gsoHeaderLength } from '#ports/frame/net-header.ts';
 import type { VhostUserAttachment } from '#ports/vhost-user/attachment.ts';
 import { ChainWalker } from '#ports/vhost-user/chain.ts';
 import { DELIVER_FULL, Delivery } from '#ports/vhost-user/delivery.ts';
@@ -7,7 +8,6 @@ import { RefusedError, VhostUserDevice } from '#ports/vhost-user/device.ts';
 import { headerBytes, OFFERED_PROTOCOL, offeredFeatures, txOptions } from '#ports/vhost-user/features.ts';
 import { GuestMemory } from '#ports/vhost-user/guest-memory.ts';
 import { layout } from '#ports/vhost-user/layout.ts';
-import { gsoHeaderLength } from '#ports/vhost-user/net-header.ts';
 import { parseOptions } from '#ports/vhost-user/options.ts';
 import { Vring } from '#ports/vhost-user/vring.ts';
 import * as wire from '#ports/vhost-user/wire.ts';

@@ -1,6 +1,6 @@
 import test from 'ava';
 import fc from 'fast-check';
-import { fold, sumBytes } from '#ports/vhost-user/checksum.ts';
+import { fold, sumBytes } from '#ports/frame/checksum.ts';
 import {
   eth,
   faultOf,

@@ -8,13 +8,23 @@
 import { chownSync, lstatSync, mkdirSync, statSync, unlinkSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { accept, close, OsError, unixConnect, unixListen, unlinkIfSocket, Watcher } from '#contract/os.ts';
-import type { Settings } from './options.ts';
+import type { SocketOwner } from '../options.ts';
 
 const FIRST_RETRY_MS = 50;
 const LAST_RETRY_MS = 1000;
 
+export interface SocketSettings {
+  /** `server`: the switch listens; `client`: the switch connects, again and again. */
+  readonly mode: 'server' | 'client';
+  readonly path: string;
+  /** Permission bits of a listening socket; undefined: the umask's. */
+  readonly socketMode: number | undefined;
+  /** Owner and group of a listening socket. */
+  readonly socketOwner: SocketOwner | undefined;
+}
+
 export class Endpoint {
-  readonly #settings: Settings;
+  readonly #settings: SocketSettings;
   /** Takes a connected descriptor over. */
   readonly #onConnection: (fd: number) => void;
   /** Says why a connection could not be had, once per cause. */
@@ -26,7 +36,7 @@ export class Endpoint {
   #delay = FIRST_RETRY_MS;
   #open = false;
 
-  constructor(settings: Settings, onConnection: (fd: number) => void, onTrouble: (reason: string) => void) {
+  constructor(settings: SocketSettings, onConnection: (fd: number) => void, onTrouble: (reason: string) => void) {
     this.#settings = settings;
     this.#onConnection = onConnection;
     this.#onTrouble = onTrouble;

@@ -2,7 +2,7 @@ import { existsSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { accept, close, unixConnect, unixListen, unlinkIfSocket } from '#contract/os.ts';
-import { Endpoint } from '#ports/vhost-user/endpoint.ts';
+import { Endpoint } from '#ports/socket/endpoint.ts';
 import { parseOptions } from '#ports/vhost-user/options.ts';
 import { scratchDir, sleep, until } from '../../support/process.ts';
 

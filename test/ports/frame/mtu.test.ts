@@ -1,7 +1,7 @@
 import test from 'ava';
 import { address, mapAnonymous } from '#contract/os.ts';
 import { GSO_TCPV4, HEADROOM, PacketBatch } from '#datapath/packet/batch.ts';
-import { fitsMtu } from '#ports/vhost-user/mtu.ts';
+import { fitsMtu } from '#ports/frame/mtu.ts';
 
 const LONGEST = 1514;
 const batch = new PacketBatch();
