@@ -51,6 +51,24 @@ const MODULES = [
   'virtio_net',
 ];
 
+/** For programs that drive a PCI device themselves: with those that they need, in that order. */
+export const VFIO_MODULES: readonly string[] = [
+  'vfio',
+  'vfio_iommu_type1',
+  'irqbypass',
+  'vfio_virqfd',
+  'vfio-pci-core',
+  'vfio-pci',
+];
+
+/** What a guest's initramfs holds beside busybox and the drivers of virtio. */
+export interface Additions {
+  /** Further modules, in the order in which they must be loaded. */
+  modules?: readonly string[];
+  /** Programs that need no library: name in /bin → file here. */
+  programs?: Readonly<Record<string, string>>;
+}
+
 /** Mounts what commands need, loads the modules, and runs every line of the console. */
 const INIT = `#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -102,25 +120,45 @@ export function findBusybox(): string | undefined {
   return path && !readFileSync(path).subarray(0, 4096).includes('ld-linux') ? path : undefined;
 }
 
-/** The archive for this kernel: its init runs commands from the console, see {@link INIT}. */
-export function initramfs(kernel: Kernel, busybox: string): Buffer {
+/** Modules of a kernel that are files: name → path. */
+function moduleFiles(kernel: Kernel): Map<string, string> {
   const root = join('/lib/modules', kernel.version, 'kernel');
   const files = new Map<string, string>();
-  for (const folder of ['drivers/virtio', 'drivers/net', 'net/core']) {
+  for (const folder of ['drivers/virtio', 'drivers/net', 'net/core', 'drivers/vfio', 'drivers/vfio/pci', 'virt/lib']) {
     const path = join(root, folder);
     if (!existsSync(path)) continue;
     for (const name of readdirSync(path)) files.set(name.replace(/\.ko(\.gz)?$/, ''), join(path, name));
   }
-  const modules = MODULES.flatMap((module) => files.get(module) ?? []).map((path) => ({
-    name: `modules/${basename(path, '.gz')}`,
-    mode: 0o100644,
-    data: path.endsWith('.gz') ? gunzipSync(readFileSync(path)) : readFileSync(path),
-  }));
+  return files;
+}
+
+/** Whether the kernel lets a program in the guest drive a PCI device, interrupts included. */
+export const hasVfio = (kernel: Kernel): boolean => moduleFiles(kernel).has('vfio-pci');
+
+/** The archive for this kernel: its init runs commands from the console, see {@link INIT}. */
+export function initramfs(
+  kernel: Kernel,
+  busybox: string,
+  { modules: more = [], programs = {} }: Additions = {},
+): Buffer {
+  const files = moduleFiles(kernel);
+  const modules = [...MODULES, ...more]
+    .flatMap((module) => files.get(module) ?? [])
+    .map((path) => ({
+      name: `modules/${basename(path, '.gz')}`,
+      mode: 0o100644,
+      data: path.endsWith('.gz') ? gunzipSync(readFileSync(path)) : readFileSync(path),
+    }));
   const order = modules.map(({ name }) => basename(name)).join('\n');
   return newc([
     ...['bin', 'dev', 'proc', 'sys', 'tmp', 'modules'].map((name) => ({ name, mode: DIRECTORY })),
     { name: 'dev/console', mode: CHARACTER, device: [5, 1] },
     { name: 'bin/busybox', mode: PROGRAM, data: readFileSync(busybox) },
+    ...Object.entries(programs).map(([name, path]) => ({
+      name: `bin/${name}`,
+      mode: PROGRAM,
+      data: readFileSync(path),
+    })),
     { name: 'init', mode: PROGRAM, data: Buffer.from(INIT) },
     { name: 'modules/order', mode: 0o100644, data: Buffer.from(order) },
     ...modules,

@@ -1,5 +1,6 @@
 /**
- * A Linux guest under QEMU, with vhost-user network cards, driven line by line through its serial console.
+ * A Linux guest under QEMU, with vhost-user network cards and ivshmem devices, driven line by line through its serial
+ * console.
  *
  * The processor is emulated (TCG), so this runs anywhere. QEMU 7.2 crashes there with vhost-user and MSI-X: the cards have
  * no vectors. Options: QEMU's "System Emulation" manual, `-device virtio-net-pci,help`.
@@ -7,11 +8,12 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { PATIENCE_MS } from './datapath.ts';
-import { findBusybox, findKernel, initramfs } from './initramfs.ts';
+import { type Additions, findBusybox, findKernel, initramfs } from './initramfs.ts';
 import { Child, which } from './process.ts';
 
 const QEMU = 'qemu-system-x86_64';
 const MEMORY_MB = 256;
+const COMMAND_LINE = 'console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off tsc=reliable random.trust_cpu=on';
 
 export interface Card {
   mac: string;
@@ -23,6 +25,21 @@ export interface Card {
   device?: string;
 }
 
+/** A memory that guest and switch share (QEMU, docs/system/devices/ivshmem.rst). */
+export type Ivshmem =
+  | {
+      kind: 'doorbell';
+      /** Path of the server's socket. */
+      socket: string;
+      vectors: number;
+    }
+  | {
+      kind: 'plain';
+      /** The backing file. */
+      file: string;
+      bytes: number;
+    };
+
 /** Why guests cannot run here, or undefined. */
 export function qemuUnavailable(): string | undefined {
   if (process.arch !== 'x64') return 'not an x86-64 machine';
@@ -33,10 +50,24 @@ export function qemuUnavailable(): string | undefined {
 }
 
 /** Writes the initramfs for {@link QemuGuest.start} into `dir`. @returns its path. */
-export function writeInitramfs(dir: string): string {
+export function writeInitramfs(dir: string, additions: Additions = {}): string {
   const path = join(dir, 'initramfs');
-  writeFileSync(path, initramfs(findKernel()!, findBusybox()!));
+  writeFileSync(path, initramfs(findKernel()!, findBusybox()!, additions));
   return path;
+}
+
+function ivshmemArguments(devices: readonly Ivshmem[]): string[] {
+  return devices.flatMap((device, i) =>
+    device.kind === 'doorbell'
+      ? [
+          ...['-chardev', `socket,id=iv${i},path=${device.socket}`],
+          ...['-device', `ivshmem-doorbell,chardev=iv${i},vectors=${device.vectors}`],
+        ]
+      : [
+          ...['-object', `memory-backend-file,id=iv${i},share=on,mem-path=${device.file},size=${device.bytes}`],
+          ...['-device', `ivshmem-plain,memdev=iv${i}`],
+        ],
+  );
 }
 
 export class QemuGuest {
@@ -44,13 +75,19 @@ export class QemuGuest {
   /** Interface of each card, in the order of the cards. */
   interfaces: string[] = [];
 
-  private constructor(name: string, archive: string, cards: readonly Card[]) {
+  private constructor(name: string, archive: string, cards: readonly Card[], ivshmem: readonly Ivshmem[]) {
+    // A program gets a device's interrupts through vfio, which wants an IOMMU; its interrupts are remapped outside of the
+    // kernel's own interrupt controller only.
+    const iommu = ivshmem.length > 0;
     const args = [
       ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-serial', 'stdio'],
       ...['-accel', 'tcg,thread=multi', '-cpu', 'qemu64', '-smp', '1', '-m', `${MEMORY_MB}`],
-      ...['-object', `memory-backend-memfd,id=mem,size=${MEMORY_MB}M,share=on`, '-machine', 'q35,memory-backend=mem'],
+      ...['-object', `memory-backend-memfd,id=mem,size=${MEMORY_MB}M,share=on`],
+      ...['-machine', `q35,memory-backend=mem${iommu ? ',kernel-irqchip=split' : ''}`],
+      ...(iommu ? ['-device', 'intel-iommu,intremap=on,caching-mode=on'] : []),
       ...['-kernel', findKernel()!.image, '-initrd', archive],
-      ...['-append', 'console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off tsc=reliable random.trust_cpu=on'],
+      ...['-append', `${COMMAND_LINE}${iommu ? ' intel_iommu=on' : ''}`],
+      ...ivshmemArguments(ivshmem),
     ];
     for (const [i, { mac, socket, role, device }] of cards.entries()) {
       const link = role === 'server' ? 'server=on,wait=off' : 'reconnect=1';
@@ -63,11 +100,16 @@ export class QemuGuest {
   }
 
   /** Boots a guest; resolves when its shell takes commands. */
-  static async start(name: string, archive: string, cards: readonly Card[]): Promise<QemuGuest> {
-    const guest = new QemuGuest(name, archive, cards);
+  static async start(
+    name: string,
+    archive: string,
+    cards: readonly Card[],
+    ivshmem: readonly Ivshmem[] = [],
+  ): Promise<QemuGuest> {
+    const guest = new QemuGuest(name, archive, cards, ivshmem);
     try {
       await guest.child.waitFor(/#ready#/, `${name} to boot`, 2 * PATIENCE_MS);
-      const found = await guest.run('cd /sys/class/net && grep . */address /dev/null');
+      const found = cards.length > 0 ? await guest.run('cd /sys/class/net && grep . */address /dev/null') : '';
       guest.interfaces = cards.map(({ mac }) => new RegExp(`^(eth\\d+)/address:${mac}$`, 'm').exec(found)?.[1] ?? '');
       if (guest.interfaces.includes('')) throw new Error(`${name} lacks a card; it has\n${found}`);
       return guest;
