@@ -53,20 +53,37 @@ export function integer(options: Options, key: string, low: number, high: number
 }
 
 /** `socket-mode`: permission bits of a listening socket; undefined: the umask's. @throws Error */
-export function socketMode(options: Options): number | undefined {
-  const text = options['socket-mode'];
+export const socketMode = (options: Options): number | undefined => permissions(options, 'socket-mode');
+
+/** Permission bits of a file; undefined where nothing is said. @throws Error */
+export function permissions(options: Options, key: string): number | undefined {
+  const text = options[key];
   if (text === undefined) return undefined;
   if (!/^0?[0-7]{3}$/.test(text))
-    throw new Error(`option socket-mode is "${text}"; it takes octal permissions such as 0660`);
+    throw new Error(`option ${key} is "${text}"; it takes octal permissions such as 0660`);
   return Number.parseInt(text, 8);
 }
 
+const UNITS: Readonly<Record<string, number>> = { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
+
+/** Bytes, as a number with or without K, M or G (powers of 1024); undefined where nothing is said. @throws Error */
+export function bytes(options: Options, key: string): number | undefined {
+  const text = options[key];
+  if (text === undefined) return undefined;
+  const found = /^(\d{1,15})([KMG]?)(i?B)?$/i.exec(text);
+  if (!found) throw new Error(`option ${key} is "${text}"; it takes bytes, or a number with K, M or G such as 64M`);
+  return Number(found[1]) * UNITS[found[2]!.toUpperCase()]!;
+}
+
 /** `socket-owner`: uid:gid of a listening socket. @throws Error */
-export function socketOwner(options: Options): SocketOwner | undefined {
-  const text = options['socket-owner'];
+export const socketOwner = (options: Options): SocketOwner | undefined => fileOwner(options, 'socket-owner');
+
+/** uid:gid of a file; undefined where nothing is said. @throws Error */
+export function fileOwner(options: Options, key: string): SocketOwner | undefined {
+  const text = options[key];
   if (text === undefined) return undefined;
   const found = /^(\d*):(\d*)$/.exec(text);
-  if (!found) throw new Error(`option socket-owner is "${text}"; it takes numbers as uid:gid, either may be empty`);
+  if (!found) throw new Error(`option ${key} is "${text}"; it takes numbers as uid:gid, either may be empty`);
   const id = (part: string) => (part === '' ? -1 : Number(part));
   return { uid: id(found[1]!), gid: id(found[2]!) };
 }
