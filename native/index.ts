@@ -8,8 +8,8 @@ import { createRequire } from 'node:module';
 export type Result = number;
 
 export interface Native {
-  unixListen(path: string, mode: number): Result;
-  unixConnect(path: string): Result;
+  unixListen(path: string, mode: number, packets: boolean): Result;
+  unixConnect(path: string, packets: boolean): Result;
   accept(fd: number): Result;
   socketPair(): [number, number] | Result;
   pipe(): [number, number] | Result;

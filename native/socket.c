@@ -1,4 +1,4 @@
-// Unix stream sockets, descriptor passing (unix(7), SCM_RIGHTS), and the small descriptor calls.
+// Unix stream and sequenced-packet sockets, descriptor passing (unix(7), SCM_RIGHTS), and the small descriptor calls.
 #include "common.h"
 
 #include <fcntl.h>
@@ -29,12 +29,17 @@ static int close_with(int fd, int error) {
   return -error;
 }
 
-static int listen_at(const char *path, int64_t mode) {
+// SOCK_STREAM or SOCK_SEQPACKET.
+static int unix_socket(bool packets) {
+  return socket(AF_UNIX, (packets ? SOCK_SEQPACKET : SOCK_STREAM) | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+}
+
+static int listen_at(const char *path, int64_t mode, bool packets) {
   struct sockaddr_un address;
   socklen_t size;
   int error = unix_address(path, &address, &size);
   if (error) return error;
-  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  int fd = unix_socket(packets);
   if (fd < 0) return -errno;
   if (bind(fd, (struct sockaddr *)&address, size) < 0) return close_with(fd, errno);
   // The mode is set before listen(): nobody can connect in between.
@@ -47,25 +52,29 @@ static int listen_at(const char *path, int64_t mode) {
 }
 
 static napi_value unix_listen(napi_env env, napi_callback_info info) {
-  napi_value argv[2];
+  napi_value argv[3];
   char path[PATH_BYTES];
   int64_t mode;
-  if (!get_args(env, info, 2, argv) || !get_string(env, argv[0], "path", path, sizeof path) ||
-      !get_int(env, argv[1], "mode", -1, 07777, &mode))
+  bool packets;
+  if (!get_args(env, info, 3, argv) || !get_string(env, argv[0], "path", path, sizeof path) ||
+      !get_int(env, argv[1], "mode", -1, 07777, &mode) || !get_flag(env, argv[2], "packets", &packets))
     return NULL;
-  return make_int(env, listen_at(path, mode));
+  return make_int(env, listen_at(path, mode, packets));
 }
 
 // Non-blocking from the start: a full backlog is EAGAIN, not a wait.
 static napi_value unix_connect(napi_env env, napi_callback_info info) {
-  napi_value argv[1];
+  napi_value argv[2];
   char path[PATH_BYTES];
-  if (!get_args(env, info, 1, argv) || !get_string(env, argv[0], "path", path, sizeof path)) return NULL;
+  bool packets;
+  if (!get_args(env, info, 2, argv) || !get_string(env, argv[0], "path", path, sizeof path) ||
+      !get_flag(env, argv[1], "packets", &packets))
+    return NULL;
   struct sockaddr_un address;
   socklen_t size;
   int error = unix_address(path, &address, &size);
   if (error) return make_int(env, error);
-  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  int fd = unix_socket(packets);
   if (fd < 0) return make_int(env, -errno);
   if (connect(fd, (struct sockaddr *)&address, size) < 0) return make_int(env, close_with(fd, errno));
   return make_int(env, fd);

@@ -67,16 +67,24 @@ const checkedPath = (syscall: string, path: string): string => {
   return path;
 };
 
+/** `packets`: a sequenced-packet socket, which keeps the borders of messages (unix(7), SOCK_SEQPACKET), not a stream. */
+export interface UnixSocketOptions {
+  packets?: boolean;
+}
+
 /**
  * Listens at a path that must not exist; `mode` are the permission bits, else the umask's. Returns a non-blocking fd.
  * Errors: EADDRINUSE (something is there, see `unlinkIfSocket`), ENOENT, EACCES, ENAMETOOLONG.
  */
-export const unixListen = (path: string, options: { mode?: number } = {}): number =>
-  checked('listen', native.unixListen(checkedPath('listen', path), options.mode ?? -1), path);
+export const unixListen = (path: string, options: UnixSocketOptions & { mode?: number } = {}): number =>
+  checked('listen', native.unixListen(checkedPath('listen', path), options.mode ?? -1, options.packets ?? false), path);
 
-/** Connects; the fd is non-blocking. Errors: ECONNREFUSED (stale socket), ENOENT, EACCES, EAGAIN (backlog full). */
-export const unixConnect = (path: string): number =>
-  checked('connect', native.unixConnect(checkedPath('connect', path)), path);
+/**
+ * Connects; the fd is non-blocking.
+ * Errors: ECONNREFUSED (stale socket), ENOENT, EACCES, EAGAIN (backlog full), EPROTOTYPE (a socket of the other kind).
+ */
+export const unixConnect = (path: string, options: UnixSocketOptions = {}): number =>
+  checked('connect', native.unixConnect(checkedPath('connect', path), options.packets ?? false), path);
 
 /** Accepts one connection: a non-blocking fd, or -errno (-EAGAIN when none waits). */
 export const accept = native.accept;

@@ -35,6 +35,24 @@ test('a listening socket accepts a connection and tells who made it', (t) => {
   });
 });
 
+test('sequenced-packet sockets keep the borders of messages and their descriptors, and do not mix with streams', (t) => {
+  const path = join(dir, 'packets');
+  const listener = os.unixListen(path, { packets: true });
+  t.throws(() => os.unixConnect(path), { instanceOf: os.OsError, code: 'EPROTOTYPE' });
+  const client = os.unixConnect(path, { packets: true });
+  const server = os.accept(listener);
+  const event = os.eventfd();
+  const bytes = Uint8Array.from({ length: 256 }, (_, i) => i);
+  os.sendWithFds(client, bytes, 0, 128, Int32Array.of(event), 1);
+  os.sendWithFds(client, bytes, 128, 3, null, 0);
+  const into = new Uint8Array(256);
+  const fds = new Int32Array(4);
+  t.is(os.recvWithFds(server, into, 0, 256, fds), 128);
+  t.is(fds[0], 1);
+  t.is(os.recvWithFds(server, into, 0, 256, new Int32Array(4)), 3);
+  for (const fd of [listener, client, server, event, fds[1]!]) os.close(fd);
+});
+
 test('connecting fails with the errno name of the cause', (t) => {
   const dir = tempDir();
   const path = join(dir, 's');
