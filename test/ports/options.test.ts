@@ -1,6 +1,7 @@
 import test from 'ava';
 import fc from 'fast-check';
 import {
+  bytes,
   choice,
   integer,
   refuseUnknown,
@@ -74,5 +75,23 @@ test('the owner of a socket is uid:gid, where an empty part leaves things as the
   for (const [text, owner] of cases) t.deepEqual(socketOwner({ 'socket-owner': text }), owner);
   for (const text of ['', '107', 'qemu:qemu', '1:2:3', '-1:2']) {
     t.throws(() => socketOwner({ 'socket-owner': text }), { message: /^option socket-owner is "/ });
+  }
+});
+
+test('a size is a number of bytes, with or without K, M or G', (t) => {
+  t.is(bytes({}, 'size'), undefined);
+  for (const [size, value] of [
+    ['4096', 4096],
+    ['64K', 65_536],
+    ['16M', 2 ** 24],
+    ['16m', 2 ** 24],
+    ['1GiB', 2 ** 30],
+    ['2GB', 2 ** 31],
+  ] as const)
+    t.is(bytes({ size }, 'size'), value);
+  for (const size of ['', 'M', '1.5M', '-1', '1T', '0x10', '16 M', '1234567890123456']) {
+    t.throws(() => bytes({ size }, 'size'), {
+      message: /^option size is ".*"; it takes bytes, or a number with K, M or G/,
+    });
   }
 });
