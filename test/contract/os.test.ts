@@ -36,6 +36,7 @@ test('a listening socket accepts a connection and tells who made it', (t) => {
 });
 
 test('sequenced-packet sockets keep the borders of messages and their descriptors, and do not mix with streams', (t) => {
+  const dir = tempDir();
   const path = join(dir, 'packets');
   const listener = os.unixListen(path, { packets: true });
   t.throws(() => os.unixConnect(path), { instanceOf: os.OsError, code: 'EPROTOTYPE' });
@@ -51,6 +52,7 @@ test('sequenced-packet sockets keep the borders of messages and their descriptor
   t.is(fds[0], 1);
   t.is(os.recvWithFds(server, into, 0, 256, new Int32Array(4)), 3);
   for (const fd of [listener, client, server, event, fds[1]!]) os.close(fd);
+  rmSync(dir, { recursive: true });
 });
 
 test('connecting fails with the errno name of the cause', (t) => {
