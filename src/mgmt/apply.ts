@@ -26,12 +26,16 @@ export const bridgeSpec = (record: BridgeRecord): BridgeSpec => ({
 
 const pick = (columns: Columns, key: string): Columns => (columns[key] === undefined ? {} : { [key]: columns[key] });
 
+/** An ivshmem port that names no pool shares the one of its bridge; in isolation it has a pool of its own. */
+const defaultOptions = ({ type, options }: PortRecord, bridge: string): Columns =>
+  type === 'ivshmem' && options['isolation'] !== 'copy' ? { pool: bridge } : {};
+
 /** What ofproto gets: a number that is in use already is asked for again. */
-const portSpec = (record: PortRecord): PortSpec => ({
+const portSpec = (record: PortRecord, bridge: string): PortSpec => ({
   name: record.name,
   type: record.type,
   // The data plane reads it among a port's options.
-  options: { ...record.options, ...pick(record.otherConfig, 'pmd-rxq-affinity') },
+  options: { ...defaultOptions(record, bridge), ...record.options, ...pick(record.otherConfig, 'pmd-rxq-affinity') },
   ofportRequest: record.ofportRequest || record.ofport,
   tag: record.tag,
   trunks: record.trunks,
@@ -65,7 +69,7 @@ export async function apply(target: SwitchApi, change: Exclude<ConfigChange, { k
     case 'SetPort': {
       const { bridge, record } = change;
       const before = target.bridges.get(bridge)!.port(record.name);
-      const spec = portSpec(record);
+      const spec = portSpec(record, bridge);
       const view = before ? await target.setPort(bridge, spec) : await target.addPort(bridge, spec);
       const undo = async (): Promise<void> => {
         if (before) await target.setPort(bridge, viewSpec(before));

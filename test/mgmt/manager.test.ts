@@ -393,3 +393,25 @@ test('the switch is told when a restore begins and when it is over', async (t) =
   await again.manager.stop();
   await rm(folder, { recursive: true, force: true });
 });
+
+test('an ivshmem port shares the pool of its bridge unless it names one, or is isolated', async (t) => {
+  const folder = await temporaryFolder();
+  const { manager, fake } = await start(folder);
+  const ivshmem = (name: string, options: object): ConfigChange => port(name, { type: 'ivshmem', options });
+  await manager.transact([
+    bridge('br0'),
+    ivshmem('a', { vectors: '2' }),
+    ivshmem('b', { pool: 'mine' }),
+    ivshmem('c', { isolation: 'copy' }),
+    ivshmem('d', { isolation: 'none' }),
+  ]);
+  const options = (name: string) => fake.bridges.get('br0')!.port(name)!.options;
+  t.deepEqual(options('a'), { pool: 'br0', vectors: '2' });
+  t.deepEqual(options('b'), { pool: 'mine' });
+  t.deepEqual(options('c'), { isolation: 'copy' });
+  t.deepEqual(options('d'), { pool: 'br0', isolation: 'none' });
+  // What was asked for stays as it was.
+  t.deepEqual(manager.model.bridges.get('br0')!.ports.get('a')!.options, { vectors: '2' });
+  await manager.stop();
+  await rm(folder, { recursive: true });
+});
