@@ -4,7 +4,8 @@
 #include <stdlib.h>
 
 const napi_property_descriptor *const export_tables[] = {
-    socket_exports, memory_exports, fault_exports, event_exports, watcher_exports, thread_exports, copy_exports, NULL,
+    socket_exports, memory_exports, fault_exports, event_exports, watcher_exports, thread_exports, copy_exports, xdp_exports,
+    kernel_exports, frames_exports, NULL,
 };
 
 struct instance *instance_of(napi_env env) {

@@ -83,5 +83,8 @@ extern const napi_property_descriptor event_exports[];
 extern const napi_property_descriptor watcher_exports[];
 extern const napi_property_descriptor thread_exports[];
 extern const napi_property_descriptor copy_exports[];
+extern const napi_property_descriptor kernel_exports[];
+extern const napi_property_descriptor frames_exports[];
+extern const napi_property_descriptor xdp_exports[];
 
 #endif

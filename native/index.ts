@@ -63,6 +63,35 @@ export interface Native {
   copyRows(rows: Float64Array, count: number): number;
   copyContext(rows: Float64Array): Result;
   copyRun(handle: number, count: number): Result;
+
+  tapOpen(name: string, fresh: boolean, several: boolean): Result;
+  tapOffload(fd: number, flags: number): Result;
+  packetOpen(): Result;
+  packetOption(fd: number, name: number, value: number): Result;
+  packetRing(fd: number, blockBytes: number, blocks: number, frameBytes: number): Result;
+  packetBind(fd: number, ifindex: number, promiscuous: boolean): Result;
+  packetDrops(fd: number): Result;
+  socketBuffers(fd: number, sendBytes: number, receiveBytes: number): Result;
+  netlinkOpen(protocol: number, groups: number): Result;
+  sendFrames(
+    fd: number,
+    socket: boolean,
+    pieces: Float64Array,
+    counts: Int32Array,
+    n: number,
+    results: Int32Array,
+  ): Result;
+  receiveFrames(fd: number, socket: boolean, pieces: Float64Array, n: number, lengths: Int32Array): Result;
+
+  bpf(command: number, attributes: Uint8Array): Result;
+  xskOpen(): Result;
+  xskBind(fd: number, flags: number, ifindex: number, queue: number): Result;
+  xskSet(fd: number, level: number, option: number, value: Uint8Array): Result;
+  xskGet(fd: number, level: number, option: number, value: Uint8Array): Result;
+  xskSend(fd: number): Result;
+  xskReceive(fd: number): Result;
+  promiscuous(ifindex: number): Result;
+  alias(address: number, length: number): ArrayBuffer | Result;
 }
 
 const load = (): Native => {
