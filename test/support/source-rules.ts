@@ -12,7 +12,7 @@ const MAY_IMPORT: Record<string, string[]> = {
   datapath: ['contract'],
   ports: ['contract', 'datapath/packet'],
   pmd: ['contract', 'datapath', 'ports'],
-  guest: ['contract', 'ports/*/wire'],
+  guest: ['contract', 'ports/*/wire', 'ports/*/layout'],
   ofproto: ['contract'],
   openflow: ['contract', 'ofproto'],
   mgmt: ['contract', 'ofproto', 'openflow'],
