@@ -21,6 +21,8 @@ export interface SocketSettings {
   readonly socketMode: number | undefined;
   /** Owner and group of a listening socket. */
   readonly socketOwner: SocketOwner | undefined;
+  /** A sequenced-packet socket instead of a stream. */
+  readonly packets?: boolean;
 }
 
 export class Endpoint {
@@ -30,8 +32,7 @@ export class Endpoint {
   /** Says why a connection could not be had, once per cause. */
   readonly #onTrouble: (reason: string) => void;
   readonly #watcher: Watcher;
-  #listenFd = -1;
-  #inode = 0;
+  #listener: Listener | undefined;
   #timer: NodeJS.Timeout | undefined;
   #delay = FIRST_RETRY_MS;
   #open = false;
@@ -46,15 +47,19 @@ export class Endpoint {
   /** @throws Error when the path cannot be listened on. A client starts to connect and never throws. */
   start(): void {
     this.#open = true;
-    if (this.#settings.mode === 'client') this.#connect();
-    else this.#listen();
+    if (this.#settings.mode === 'client') {
+      this.#connect();
+      return;
+    }
+    this.#listener = listenAt(this.#settings);
+    this.#watcher.add(this.#listener.fd);
   }
 
   /** The connection handed over has ended: the next one may come. */
   released(): void {
     if (!this.#open) return;
     if (this.#settings.mode === 'client') this.#later();
-    else this.#watcher.add(this.#listenFd);
+    else this.#watcher.add(this.#listener!.fd);
   }
 
   /** The connection came to life: the next retry starts early again. */
@@ -66,46 +71,22 @@ export class Endpoint {
     this.#open = false;
     clearTimeout(this.#timer);
     this.#watcher.close();
-    if (this.#listenFd < 0) return;
-    close(this.#listenFd);
-    this.#listenFd = -1;
-    // Another process may have put its own socket there.
-    const { path } = this.#settings;
-    if (lstatSync(path, { throwIfNoEntry: false })?.ino === this.#inode) unlinkIfSocket(path);
-  }
-
-  #listen(): void {
-    const { path, socketMode, socketOwner } = this.#settings;
-    makeParent(path);
-    removeStale(path);
-    this.#listenFd = unixListen(path, socketMode === undefined ? {} : { mode: socketMode });
-    this.#inode = lstatSync(path).ino;
-    if (socketOwner) {
-      try {
-        chownSync(
-          path,
-          socketOwner.uid < 0 ? process.getuid!() : socketOwner.uid,
-          socketOwner.gid < 0 ? process.getgid!() : socketOwner.gid,
-        );
-      } catch (error) {
-        this.stop();
-        throw new Error(`option socket-owner: ${(error as Error).message}`);
-      }
-    }
-    this.#watcher.add(this.#listenFd);
+    this.#listener?.close();
+    this.#listener = undefined;
   }
 
   #accept(): void {
-    const fd = accept(this.#listenFd);
+    const listenFd = this.#listener!.fd;
+    const fd = accept(listenFd);
     if (fd < 0) return;
-    this.#watcher.remove(this.#listenFd);
+    this.#watcher.remove(listenFd);
     this.#onConnection(fd);
   }
 
   #connect(): void {
     let fd: number;
     try {
-      fd = unixConnect(this.#settings.path);
+      fd = unixConnect(this.#settings.path, { packets: this.#settings.packets ?? false });
     } catch (error) {
       this.#onTrouble((error as Error).message);
       this.#later();
@@ -119,6 +100,38 @@ export class Endpoint {
     this.#timer = setTimeout(() => this.#connect(), this.#delay);
     this.#delay = Math.min(2 * this.#delay, LAST_RETRY_MS);
   }
+}
+
+/** A listening socket. */
+export interface Listener {
+  readonly fd: number;
+  /** Stops listening and removes the path. */
+  close(): void;
+}
+
+/** @throws Error when the path cannot be listened on; says what to do. */
+export function listenAt({ path, socketMode, socketOwner, packets = false }: Omit<SocketSettings, 'mode'>): Listener {
+  makeParent(path);
+  removeStale(path, packets);
+  const fd = unixListen(path, socketMode === undefined ? { packets } : { packets, mode: socketMode });
+  const inode = lstatSync(path).ino;
+  const listener = {
+    fd,
+    close: () => {
+      close(fd);
+      // Another process may have put its own socket there.
+      if (lstatSync(path, { throwIfNoEntry: false })?.ino === inode) unlinkIfSocket(path);
+    },
+  };
+  if (!socketOwner) return listener;
+  const { uid, gid } = socketOwner;
+  try {
+    chownSync(path, uid < 0 ? process.getuid!() : uid, gid < 0 ? process.getgid!() : gid);
+  } catch (error) {
+    listener.close();
+    throw new Error(`option socket-owner: ${(error as Error).message}`);
+  }
+  return listener;
 }
 
 /**
@@ -149,17 +162,18 @@ function makeFolder(folder: string): void {
 }
 
 /** @throws Error when the path is in use, or holds something that is not a socket. */
-function removeStale(path: string): void {
+function removeStale(path: string, packets: boolean): void {
   const about = lstatSync(path, { throwIfNoEntry: false });
   if (!about) return;
   if (!about.isSocket()) throw new Error(`${path} exists and is not a socket; remove it or choose another path`);
   try {
-    close(unixConnect(path));
+    close(unixConnect(path, { packets }));
   } catch (error) {
-    // ECONNREFUSED: nobody listens. ENOENT: it went away just now.
-    if (!(error instanceof OsError) || (error.code !== 'ECONNREFUSED' && error.code !== 'ENOENT')) throw error;
-    if (error.code === 'ECONNREFUSED') unlinkSync(path);
-    return;
+    const code = error instanceof OsError ? error.code : '';
+    // ECONNREFUSED: nobody listens. ENOENT: it went away just now. EPROTOTYPE: somebody does, on a socket of the other kind.
+    if (code === 'ECONNREFUSED') unlinkSync(path);
+    else if (code !== 'ENOENT' && code !== 'EPROTOTYPE') throw error;
+    if (code !== 'EPROTOTYPE') return;
   }
   throw new Error(`another process listens on ${path}; stop it or choose another path`);
 }

@@ -6,9 +6,10 @@
  * they should have and replaces their attachment. Nothing that workers may be using is changed or closed before that.
  */
 import { address, close, eventfdSignal } from '#contract/os.ts';
+import { checkFiles, sealed } from '../memory.ts';
 import { KIND, type VhostUserAttachment } from './attachment.ts';
 import { headerBytes, OFFERED_PROTOCOL, offeredFeatures, rxOptions, txOptions } from './features.ts';
-import { checkFiles, checkRegions, findUserAddress, GuestMemory, type Region, sealed } from './guest-memory.ts';
+import { checkRegions, findUserAddress, GuestMemory, type Region } from './guest-memory.ts';
 import type { Settings } from './options.ts';
 import {
   availableBytes,

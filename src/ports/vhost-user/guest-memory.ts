@@ -6,18 +6,16 @@
  * that a sum of two of them is exact. A worker's translation table is one flat Float64Array of (start, end, delta) per
  * region: a range [a, a + n) lies in a region when start <= a and a + n <= end, and its address here is a + delta.
  */
-import { address, fileSize, map, release, SEAL_SHRINK, seals } from '#contract/os.ts';
+import { address, release } from '#contract/os.ts';
+import { type FilePart, mapFiles } from '../memory.ts';
 import type { MemoryRegion } from './wire.ts';
 
 const LIMIT = 2 ** 52;
 
 /** One region, in plain numbers. */
-export interface Region {
+export interface Region extends FilePart {
   readonly guestAddress: number;
   readonly userAddress: number;
-  readonly size: number;
-  readonly fd: number;
-  readonly mmapOffset: number;
 }
 
 export const TABLE_START = 0;
@@ -63,25 +61,6 @@ export function checkRegions(rows: readonly MemoryRegion[], fds: readonly number
   return regions;
 }
 
-/** @throws RangeError when a region's file is too short for it: the guest's memory is not shared, or was truncated. */
-export function checkFiles(regions: readonly Region[]): void {
-  regions.forEach((region, i) => {
-    const size = fileSize(region.fd);
-    if (region.mmapOffset + region.size > size) {
-      throw new RangeError(
-        `memory region ${i} ends at byte ${region.mmapOffset + region.size} of a file of ${size} bytes`,
-      );
-    }
-  });
-}
-
-/** Whether the guest cannot shrink any file behind its memory. */
-export const sealed = (regions: readonly Region[]): boolean =>
-  regions.every(({ fd }) => {
-    const mask = seals(fd);
-    return mask >= 0 && (mask & SEAL_SHRINK) !== 0;
-  });
-
 /** A place in the memory table. */
 export interface Place {
   readonly region: number;
@@ -112,13 +91,7 @@ export class GuestMemory {
 
   /** @param owner port number for the SIGBUS guard. @throws OsError when a region cannot be mapped; nothing stays mapped then. */
   constructor(regions: readonly Region[], owner: number) {
-    const buffers: ArrayBuffer[] = [];
-    try {
-      for (const r of regions) buffers.push(map(r.fd, r.mmapOffset, r.size, { write: true, owner }));
-    } catch (error) {
-      for (const buffer of buffers) release(buffer);
-      throw error;
-    }
+    const buffers = mapFiles(regions, owner);
     this.regions = regions;
     this.count = regions.length;
     this.buffers = buffers;

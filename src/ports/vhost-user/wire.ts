@@ -4,7 +4,7 @@
  * A message is a 12-byte header (code, flags, payload size), then the payload; file descriptors travel with the header's
  * first byte. `MESSAGES` is the protocol as one table. Import rule: the front end in src/guest uses this file too.
  */
-import { layout, type RecordOf } from './layout.ts';
+import { layout, type RecordOf } from '../layout.ts';
 
 export const HEADER_BYTES = 12;
 export const VERSION = 1;

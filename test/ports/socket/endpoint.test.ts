@@ -2,7 +2,7 @@ import { existsSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { accept, close, unixConnect, unixListen, unlinkIfSocket } from '#contract/os.ts';
-import { Endpoint } from '#ports/socket/endpoint.ts';
+import { Endpoint, listenAt as listenOn } from '#ports/socket/endpoint.ts';
 import { parseOptions } from '#ports/vhost-user/options.ts';
 import { scratchDir, sleep, until } from '../../support/process.ts';
 
@@ -67,4 +67,19 @@ test('a connecting endpoint says why it cannot, and tries again within a second'
   endpoint.stop();
   for (const fd of [listener, ...got]) close(fd);
   unlinkIfSocket(path);
+});
+
+test('a stale socket of either kind is replaced, a live one of either kind is in use', (t) => {
+  for (const packets of [false, true]) {
+    const path = join(dir, `kind${packets}`);
+    const live = unixListen(path, { packets: !packets });
+    const listen = () => listenOn({ path, packets, socketMode: 0o600, socketOwner: undefined });
+    t.throws(listen, { message: `another process listens on ${path}; stop it or choose another path` });
+    close(live);
+    const listener = listen();
+    close(unixConnect(path, { packets }));
+    t.is(statSync(path).mode & 0o777, 0o600);
+    listener.close();
+    t.false(existsSync(path));
+  }
 });

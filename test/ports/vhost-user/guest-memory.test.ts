@@ -1,8 +1,9 @@
 import test from 'ava';
 import fc from 'fast-check';
 import { close, memfd, truncate } from '#contract/os.ts';
+import { checkFiles, sealed } from '#ports/memory.ts';
 import { ChainWalker, MAX_PIECES, WALK_BAD, WALK_LONG, WALK_LOOP, WALK_OK } from '#ports/vhost-user/chain.ts';
-import { checkFiles, checkRegions, findUserAddress, GuestMemory, sealed } from '#ports/vhost-user/guest-memory.ts';
+import { checkRegions, findUserAddress, GuestMemory } from '#ports/vhost-user/guest-memory.ts';
 import type { MemoryRegion } from '#ports/vhost-user/wire.ts';
 
 const LIMIT = 2n ** 52n;
