@@ -14,7 +14,7 @@ import {
   udp,
   vlan,
 } from '../../support/packets.ts';
-import { forward, TestPort } from './test-port.ts';
+import { forward, TestPort } from '../vhost-user/test-port.ts';
 
 const NEEDS_CSUM = 1;
 const TCPV4 = 1;
