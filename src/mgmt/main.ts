@@ -3,12 +3,15 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { pino } from 'pino';
+import { IpLinks } from '#contract/links.ts';
 import { lockFile } from '#contract/os.ts';
 import { apiSocketPath, defaultRundir } from '#contract/rundir.ts';
 import { DatapathClient } from '#ofproto/datapath-client.ts';
 import { reachDatapath } from '#ofproto/datapath-process.ts';
 import { Switch } from '#ofproto/switch.ts';
 import { defaultConfiguration } from './defaults.ts';
+import { DockerDriver } from './docker/driver.ts';
+import { DockerPlugin, pluginSocket } from './docker/plugin.ts';
 import { Manager } from './manager.ts';
 import { ApiServer } from './server.ts';
 
@@ -19,6 +22,7 @@ const HELP = `rw-vswitchd: the Ringway switch (control plane; it starts the data
   --config DIR     stored configuration       (default: the rundir)
   --api HOST:PORT  HTTP API beside the socket (default 127.0.0.1:8480; "" for none)
   --token-file F   bearer token of the HTTP address; needed for any address but loopback
+  --docker         be Docker's network driver "ringway" (as other_config:docker=true)
   --verbose        log what happens to the terminal, not only warnings`;
 
 const version = (): string => {
@@ -34,6 +38,7 @@ interface Settings {
   readonly apiGiven: boolean;
   readonly token: string;
   readonly useDefault: boolean;
+  readonly docker: boolean;
   readonly verbose: boolean;
 }
 
@@ -46,6 +51,7 @@ function readArguments(): Settings | undefined {
       config: { type: 'string' },
       api: { type: 'string' },
       'token-file': { type: 'string' },
+      docker: { type: 'boolean', default: false },
       verbose: { type: 'boolean', short: 'v', default: false },
       help: { type: 'boolean', short: 'h', default: false },
     },
@@ -63,12 +69,13 @@ function readArguments(): Settings | undefined {
     apiGiven: values.api !== undefined,
     token: tokenFile ? readFileSync(tokenFile, 'utf8').trim() : '',
     useDefault: values.default,
+    docker: values.docker,
     verbose: values.verbose,
   };
 }
 
 /** What a person wants to know after the start. */
-function announce(settings: Settings, server: ApiServer, manager: Manager, pid: number): void {
+function announce(settings: Settings, server: ApiServer, manager: Manager, pid: number, docker: string): void {
   const ports = [...manager.model.bridges].flatMap(([bridge, { ports }]) =>
     [...ports.values()].map((port) => {
       const socket = port.options['path'] ?? port.options['vhost-server-path'] ?? path.join(settings.rundir, port.name);
@@ -79,6 +86,7 @@ function announce(settings: Settings, server: ApiServer, manager: Manager, pid: 
     [
       `Ringway is up: control plane ${process.pid}, data plane ${pid}`,
       ...ports,
+      ...(docker ? [`  Docker  ${docker}`] : []),
       `  API     ${server.address ? `http://${server.address}  ` : ''}unix:${apiSocketPath(settings.rundir)}`,
       `  try     rw-vsctl --rundir ${settings.rundir} show`,
     ].join('\n'),
@@ -107,10 +115,18 @@ async function main(): Promise<void> {
   const theSwitch = new Switch(datapath, { onError: (error) => log.error({ error }, 'the slow path failed') });
   const manager = new Manager({ switch: theSwitch, datapath, config: settings.config, log });
 
+  const docker = new DockerPlugin(new DockerDriver({ manager, links: new IpLinks(), log }), log);
+  const followOptions = async (otherConfig: Readonly<Record<string, string>>): Promise<void> => {
+    await docker.listen(pluginSocket(otherConfig, settings.docker));
+    // What it changes comes after the change that is being made.
+    void docker.recover();
+  };
+
   let stopping = false;
   const exit = async (keepDatapath: boolean): Promise<void> => {
     if (stopping) return;
     stopping = true;
+    await docker.close();
     await server.close();
     await manager.stop();
     if (keepDatapath) datapath.detach();
@@ -148,15 +164,21 @@ async function main(): Promise<void> {
       server = serverAt('');
       await server.listen();
     }
+    await followOptions(manager.model.switch.otherConfig).catch((error: Error) => {
+      if (settings.docker) throw error;
+      log.error({ error }, 'the Docker driver stays off');
+    });
+    manager.onOptions = followOptions;
   } catch (error) {
     // What this start began ends with it; a data plane that was there before forwards on.
+    await docker.close();
     await server.close();
     if (adopted) datapath.detach();
     else await datapath.exit();
     throw error;
   }
   writeFileSync(pidFile, `${process.pid}\n`);
-  announce(settings, server, manager, datapath.pid);
+  announce(settings, server, manager, datapath.pid, docker.socketPath);
 }
 
 main().catch((error) => {

@@ -66,6 +66,11 @@ export class Manager {
   #queue: Promise<unknown> = Promise.resolve();
   #compacting = false;
   #watch: NodeJS.Timeout | undefined;
+  /**
+   * Follows Open_vSwitch other_config for what management itself offers; what it throws refuses the change. It must not wait
+   * for changes of its own.
+   */
+  onOptions: (otherConfig: Columns) => Promise<void> = async () => undefined;
   /** Why a configured port is not running: `bridge/port` → reason. */
   readonly #portErrors = new Map<string, string>();
   /** When a port was set up, ms of the monotonic clock: `bridge/port`; a bridge's own port has the bridge's name. */
@@ -296,13 +301,19 @@ export class Manager {
   }
 
   async #setSwitch(change: Extract<ConfigChange, { kind: 'SetSwitch' }>): Promise<Outcome> {
+    const before = this.#model.switch.otherConfig;
     const set = async (otherConfig: Columns): Promise<void> => {
       // A data plane that is away gets the options when it is back.
       if (this.datapath.connected) await this.datapath.setOptions(otherConfig);
       this.switch.setOptions?.(otherConfig);
+      await this.onOptions(otherConfig);
     };
-    const before = this.#model.switch.otherConfig;
-    await set(change.record.otherConfig);
+    try {
+      await set(change.record.otherConfig);
+    } catch (error) {
+      await set(before).catch((reason) => this.#log.error({ reason }, 'options cannot be taken back'));
+      throw error;
+    }
     return { change, undo: () => set(before) };
   }
 

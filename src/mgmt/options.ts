@@ -30,6 +30,8 @@ export const SWITCH_OPTIONS: OptionTable = {
   'pmd-sleep-max': number(0, 99_999),
   'max-idle': number(500, 4_294_967_295),
   'flow-limit': number(1, 262_144),
+  docker: bool,
+  'docker-socket': pattern(/^\/.{1,106}$/, 'an absolute path of up to 107 bytes'),
 };
 
 export const BRIDGE_OPTIONS: OptionTable = {
