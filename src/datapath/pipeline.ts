@@ -12,26 +12,29 @@
  * One pipeline per worker. In the steady state nothing is allocated.
  */
 import { dropReason, workerCounter } from '#contract/catalogue.ts';
-import { KEY_WORDS, W_IN_PORT } from '#contract/flow-key.ts';
+import { KEY_WORDS, W_IN_PORT, W_TYPE } from '#contract/flow-key.ts';
 import type { Lane } from '#contract/lane.ts';
 import { VERDICT_DROP, VERDICT_EDITS, VERDICT_OUTPUT } from './actions/program.ts';
 import { runProgram } from './actions/run.ts';
 import { MatchCache } from './cache/match-cache.ts';
 import { FlowStats } from './classifier/flow-stats.ts';
 import { FlowTable } from './classifier/flow-table.ts';
-import { foundId, foundVerdict, pendingSlots } from './classifier/found.ts';
-import { countMore, lookup } from './classifier/lookup.ts';
+import { foundId, foundVerdict, pendingSlots, runPackets } from './classifier/found.ts';
+import { lookup } from './classifier/lookup.ts';
 import type { PortFlows } from './classifier/port-flows.ts';
 import { MAX_OUTPUTS, Outputs, type PortLookup } from './outputs.ts';
 import { BURST, type PacketBatch } from './packet/batch.ts';
 import type { RxQueue } from './packet/queues.ts';
 import { NEED_ALL, NEED_NETWORK, NEED_NOTHING, NEED_TAGS } from './parse/need.ts';
 import { parseBurst, parsePacket } from './parse/parse.ts';
+import { findRuns, oneRun, singleRuns } from './parse/runs.ts';
 
 const ROW = KEY_WORDS;
 const ids = foundId;
 const verdicts = foundVerdict;
 const pending = pendingSlots;
+const runs = runPackets;
+const TYPE = W_TYPE;
 const LIST = MAX_OUTPUTS;
 const TAGS = NEED_TAGS;
 const ALL = NEED_ALL;
@@ -51,6 +54,8 @@ const FLOWS = workerCounter('flows');
 const MASKS = workerCounter('masks');
 const UPCALL_UNANSWERED = dropReason('upcall_unanswered');
 
+/** Bursts that are not searched for runs after one that had few. */
+const SCATTERED_BURSTS = 64;
 /** Bursts of a port between two rankings of its subtables. */
 const RANK_EVERY = 512;
 /** Flow statistics reach the lane at least this often, in ms, while the worker runs. */
@@ -179,14 +184,11 @@ export class Pipeline {
     const stats = this.#stats;
     const lengths = batch.length;
     const subtable = flows.subtables[0]!;
-    pending[0] = 0;
-    lookup(subtable, batch, stats, 1, 0);
-    const id = ids[0]!;
-    const verdict = verdicts[0]!;
-    // The lookup has counted the first packet.
     let bytes = 0;
-    for (let slot = 1; slot < count; slot++) bytes += lengths[slot]!;
-    countMore(subtable, stats, this.flows.home[id]!, count - 1, bytes);
+    for (let slot = 0; slot < count; slot++) bytes += lengths[slot]!;
+    oneRun(batch, count, bytes);
+    lookup(subtable, batch, stats, 1, 0);
+    const verdict = verdicts[0]!;
     worker[SIMPLE_HITS] = worker[SIMPLE_HITS]! + count;
     flows.untouched = verdict >>> 24 !== EDITS;
     if (verdict >>> 24 === OUTPUT) {
@@ -196,45 +198,48 @@ export class Pipeline {
       this.#outputs.counts[port] = count;
       return;
     }
-    for (let slot = 1; slot < count; slot++) {
-      ids[slot] = id;
-      verdicts[slot] = verdict;
-    }
     this.#act(count, NEED_NOTHING);
   }
 
-  /** Fills found.ts for slots 0..count-1. @returns packets without a megaflow; their slots are pending. */
+  /** Fills found.ts for the runs of slots 0..count-1. @returns runs without a megaflow; their leaders are pending. */
   #classify(flows: PortFlows | undefined, count: number): number {
     const batch = this.#batch;
     const worker = this.#worker;
     if (flows === undefined) {
-      for (let slot = 0; slot < count; slot++) {
-        ids[slot] = -1;
-        pending[slot] = slot;
-      }
+      singleRuns(batch, count);
+      for (let slot = 0; slot < count; slot++) ids[slot] = -1;
       return count;
     }
+    let left = count;
+    if (flows.scattered > 0) {
+      flows.scattered--;
+      singleRuns(batch, count);
+    } else {
+      left = findRuns(batch, count, flows.need, flows.union);
+      if (left > count >> 1) flows.scattered = SCATTERED_BURSTS;
+    }
     const subtables = flows.subtables;
-    parseBurst(batch, count, flows.need, flows.words);
-    for (let slot = 0; slot < count; slot++) pending[slot] = slot;
+    parseBurst(batch, left, flows.need, flows.words);
     const stats = this.#stats;
     const flags = (flows.need & NETWORK) === 0 ? 0 : 0xfff;
-    let left = count;
+    let searched = count;
     let uncached = 0;
     if (flows.cached) {
       left = this.#cache.lookup(this.flows, flows, batch, left, flags);
       uncached = left;
       for (let i = 0; i < left; i++) this.#uncached[i] = pending[i]!;
-      worker[EMC_HITS] = worker[EMC_HITS]! + (count - left);
+      searched = pendingPackets(left);
+      worker[EMC_HITS] = worker[EMC_HITS]! + (count - searched);
     }
-    const searched = left;
+    let missing = searched;
     let searches = 0;
     for (let i = 0; i < subtables.length && left > 0; i++) {
-      const before = left;
       left = lookup(subtables[i]!, batch, stats, left, flags);
-      searches += (before - left) * (i + 1);
+      const after = pendingPackets(left);
+      searches += (missing - after) * (i + 1);
+      missing = after;
     }
-    worker[MEGAFLOW_HITS] = worker[MEGAFLOW_HITS]! + (searched - left);
+    worker[MEGAFLOW_HITS] = worker[MEGAFLOW_HITS]! + (searched - missing);
     worker[MEGAFLOW_LOOKUPS] = worker[MEGAFLOW_LOOKUPS]! + searches;
     for (let i = 0; i < uncached; i++) {
       const slot = this.#uncached[i]!;
@@ -244,19 +249,24 @@ export class Pipeline {
     return left;
   }
 
-  /** The pending slots: their whole key is read, they go to the control plane. */
-  #miss(misses: number): void {
+  /** The packets of the pending runs: their whole keys are read, they go to the control plane. */
+  #miss(pendingRuns: number): void {
     const batch = this.#batch;
     const worker = this.#worker;
+    let misses = 0;
     let lost = 0;
-    for (let i = 0; i < misses; i++) {
-      const slot = pending[i]!;
-      parsePacket(batch, slot, ALL);
-      batch.keys[slot * ROW + W_IN_PORT] = batch.inPort;
-      const reason = this.#env.onMiss(batch, slot);
-      if (reason !== 0) {
-        this.#outputs.drop(batch.inPort, reason, 1);
-        lost++;
+    for (let i = 0; i < pendingRuns; i++) {
+      const leader = pending[i]!;
+      const end = leader + runs[leader]!;
+      for (let slot = leader; slot < end; slot++) {
+        parsePacket(batch, slot, ALL);
+        batch.keys[slot * ROW + W_IN_PORT] = batch.inPort;
+        const reason = this.#env.onMiss(batch, slot);
+        misses++;
+        if (reason !== 0) {
+          this.#outputs.drop(batch.inPort, reason, 1);
+          lost++;
+        }
       }
     }
     worker[MISSES] = worker[MISSES]! + misses;
@@ -274,31 +284,63 @@ export class Pipeline {
     let last = -1;
     let list = lists[0]!;
     let n = 0;
-    for (let slot = 0; slot < count; slot++) {
-      if (ids[slot]! < 0) continue;
-      const verdict = verdicts[slot]!;
+    let end = 0;
+    for (let leader = 0; leader < count; leader = end) {
+      end = leader + runs[leader]!;
+      if (ids[leader]! < 0) continue;
+      const verdict = verdicts[leader]!;
       const kind = verdict >>> 24;
       const operand = verdict & 0xffffff;
-      if (kind === OUTPUT && operand === last && n < LIST) {
-        list[n++] = slot;
+      if (kind === OUTPUT) {
+        let slot = leader;
+        if (operand === last && n < LIST) {
+          list[n++] = slot++;
+          if (slot === end) continue;
+        }
+        if (operand !== last) {
+          if (last >= 0) counts[last] = n;
+          outputs.add(operand, slot++);
+          last = operand;
+          list = lists[operand]!;
+          n = counts[operand]!;
+        }
+        for (; slot < end && n < LIST; slot++) list[n++] = slot;
+        if (slot === end) continue;
+        counts[last] = n;
+        for (; slot < end; slot++) outputs.add(operand, slot);
+        n = counts[last]!;
         continue;
       }
       if (last >= 0) counts[last] = n;
       last = -1;
-      if (kind === OUTPUT) {
-        outputs.add(operand, slot);
-        last = operand;
-        list = lists[operand]!;
-        n = counts[operand]!;
-      } else if (kind === DROP) {
-        outputs.drop(batch.inPort, operand & 0xff, 1);
-      } else {
-        if (kind === EDITS && (need & NETWORK) === 0) parsePacket(batch, slot, NETWORK | TAGS);
-        const code = this.flows.programs.code[operand]!;
-        const reason = runProgram(batch, slot, code, 0, code.length, outputs);
-        if (reason !== 0) outputs.drop(batch.inPort, reason, 1);
-      }
+      if (kind === DROP) outputs.drop(batch.inPort, operand & 0xff, end - leader);
+      else this.#runPrograms(leader, end, kind, operand, need);
     }
     if (last >= 0) counts[last] = n;
   }
+
+  /** Runs a program on the packets of one run. */
+  #runPrograms(leader: number, end: number, kind: number, operand: number, need: number): void {
+    const batch = this.#batch;
+    const outputs = this.#outputs;
+    const code = this.flows.programs.code[operand]!;
+    for (let slot = leader; slot < end; slot++) {
+      if (kind === EDITS && (need & NETWORK) === 0) {
+        parsePacket(batch, slot, NETWORK | TAGS);
+      } else if (slot !== leader) {
+        batch.l3[slot] = batch.l3[leader]!;
+        batch.l4[slot] = batch.l4[leader]!;
+        batch.keys[slot * ROW + TYPE] = batch.keys[leader * ROW + TYPE]!;
+      }
+      const reason = runProgram(batch, slot, code, 0, code.length, outputs);
+      if (reason !== 0) outputs.drop(batch.inPort, reason, 1);
+    }
+  }
 }
+
+/** Packets of the runs pendingSlots[0..left-1]. */
+const pendingPackets = (left: number): number => {
+  let packets = 0;
+  for (let i = 0; i < left; i++) packets += runs[pending[i]!]!;
+  return packets;
+};

@@ -50,7 +50,6 @@ export class MatchCache {
    */
   lookup(table: FlowTable, flows: PortFlows, batch: PacketBatch, count: number, tcpFlags: number): number {
     const keys = batch.keys;
-    const lengths = batch.length;
     const stats = table.stats;
     const places = this.#places;
     const hashes = this.#hashes;
@@ -89,7 +88,7 @@ export class MatchCache {
             verdicts[slot] = entries[(at >>> 1) + VERDICT]!;
             subtable.hits++;
             subtable.touched = true;
-            hit(stats, entries, at >>> 1, lengths[slot]!, keys[slot * ROW + MISC]! & tcpFlags);
+            hit(batch, stats, entries, at >>> 1, slot, keys[slot * ROW + MISC]! & tcpFlags);
             continue;
           }
         }

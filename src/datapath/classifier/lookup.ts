@@ -18,7 +18,7 @@ import { KEY_WORDS, W_NW_MISC } from '#contract/flow-key.ts';
 import { BURST, type PacketBatch } from '../packet/batch.ts';
 import { ENTRY_BYTES, ENTRY_KEY, ENTRY_TALLY, ENTRY_VERDICT, TALLY_FULL, TALLY_ONE } from './entry.ts';
 import type { FlowStats } from './flow-stats.ts';
-import { foundId, foundVerdict, pendingSlots } from './found.ts';
+import { foundId, foundVerdict, pendingSlots, runFlags, runPackets } from './found.ts';
 import { HASH_SEED, hashFinish, hashWord } from './hash.ts';
 import type { Subtable } from './subtable.ts';
 
@@ -33,32 +33,30 @@ const FULL = TALLY_FULL;
 const ids = foundId;
 const verdicts = foundVerdict;
 const pending = pendingSlots;
+const packets = runPackets;
+const tcpFlags = runFlags;
 const SEED = HASH_SEED;
 const word = hashWord;
 const finish = hashFinish;
 
 /**
- * Counts a hit in its entry. @param flags TCP flags of the packet.
+ * Counts the hit of a run in its entry. @param leader its slot; @param flags TCP flags of the leader's packet.
  */
-export const countHit = (stats: FlowStats, table: Int32Array, at: number, bytes: number, flags: number): void => {
-  const tally = (table[at + TALLY]! + ONE) | flags;
-  const sum = table[at + BYTES]! + bytes;
+export const countHit = (
+  batch: PacketBatch,
+  stats: FlowStats,
+  table: Int32Array,
+  at: number,
+  leader: number,
+  flags: number,
+): void => {
+  const tally = (table[at + TALLY]! + packets[leader]! * ONE) | flags | tcpFlags[leader]!;
+  const sum = table[at + BYTES]! + batch.runBytes[leader]!;
   table[at + TALLY] = tally;
   table[at + BYTES] = sum;
   if ((tally | sum) >= FULL) stats.spill(table, at);
 };
 const hit = countHit;
-
-/** Counts more packets of a flow that was just hit; `home` is the flow's. */
-export const countMore = (subtable: Subtable, stats: FlowStats, home: number, packets: number, bytes: number): void => {
-  const table = (home & 1) === subtable.parity ? subtable.table : subtable.old;
-  const at = home >>> 1;
-  const tally = table[at + TALLY]! + packets * ONE;
-  const sum = table[at + BYTES]! + bytes;
-  table[at + TALLY] = tally;
-  table[at + BYTES] = sum;
-  if ((tally | sum) >= FULL) stats.spill(table, at);
-};
 
 /** Masked key words of each run, its hash, and where in `pending` it begins; one more marks the end of the last. */
 const masked = new Int32Array(BURST * 8);
@@ -89,7 +87,7 @@ export const lookup = (
 
 const lookup4 = (subtable: Subtable, batch: PacketBatch, stats: FlowStats, count: number, flags: number): number => {
   const keys = batch.keys;
-  const lengths = batch.length;
+  const sums = batch.runBytes;
   const words = subtable.words;
   const bits = subtable.bits;
   const w0 = words[0]!;
@@ -154,15 +152,17 @@ const lookup4 = (subtable: Subtable, batch: PacketBatch, stats: FlowStats, count
     if (id !== 0) {
       const verdict = table[at + VERDICT]!;
       let bytes = table[at + BYTES]!;
+      let hits = 0;
       let bits = 0;
       for (let i = begin; i < end; i++) {
         const slot = pending[i]!;
-        bytes += lengths[slot]!;
-        bits |= keys[slot * ROW + MISC]!;
+        hits += packets[slot]!;
+        bytes += sums[slot]!;
+        bits |= keys[slot * ROW + MISC]! | tcpFlags[slot]!;
         ids[slot] = id - 1;
         verdicts[slot] = verdict;
       }
-      const tally = (table[at + TALLY]! + (end - begin) * ONE) | (bits & flags);
+      const tally = (table[at + TALLY]! + hits * ONE) | (bits & flags);
       table[at + TALLY] = tally;
       table[at + BYTES] = bytes;
       if ((tally | bytes) >= FULL) stats.spill(table, at);
@@ -174,7 +174,7 @@ const lookup4 = (subtable: Subtable, batch: PacketBatch, stats: FlowStats, count
       if (old >= 0) {
         ids[slot] = subtable.old[old]! - 1;
         verdicts[slot] = subtable.old[old + VERDICT]!;
-        hit(stats, subtable.old, old, lengths[slot]!, keys[slot * ROW + MISC]! & flags);
+        hit(batch, stats, subtable.old, old, slot, keys[slot * ROW + MISC]! & flags);
       } else {
         ids[slot] = -1;
         pending[left++] = slot;
@@ -186,7 +186,7 @@ const lookup4 = (subtable: Subtable, batch: PacketBatch, stats: FlowStats, count
 
 const lookup8 = (subtable: Subtable, batch: PacketBatch, stats: FlowStats, count: number, flags: number): number => {
   const keys = batch.keys;
-  const lengths = batch.length;
+  const sums = batch.runBytes;
   const words = subtable.words;
   const bits = subtable.bits;
   const w0 = words[0]!;
@@ -274,15 +274,17 @@ const lookup8 = (subtable: Subtable, batch: PacketBatch, stats: FlowStats, count
     if (id !== 0) {
       const verdict = table[at + VERDICT]!;
       let bytes = table[at + BYTES]!;
+      let hits = 0;
       let bits = 0;
       for (let i = begin; i < end; i++) {
         const slot = pending[i]!;
-        bytes += lengths[slot]!;
-        bits |= keys[slot * ROW + MISC]!;
+        hits += packets[slot]!;
+        bytes += sums[slot]!;
+        bits |= keys[slot * ROW + MISC]! | tcpFlags[slot]!;
         ids[slot] = id - 1;
         verdicts[slot] = verdict;
       }
-      const tally = (table[at + TALLY]! + (end - begin) * ONE) | (bits & flags);
+      const tally = (table[at + TALLY]! + hits * ONE) | (bits & flags);
       table[at + TALLY] = tally;
       table[at + BYTES] = bytes;
       if ((tally | bytes) >= FULL) stats.spill(table, at);
@@ -294,7 +296,7 @@ const lookup8 = (subtable: Subtable, batch: PacketBatch, stats: FlowStats, count
       if (old >= 0) {
         ids[slot] = subtable.old[old]! - 1;
         verdicts[slot] = subtable.old[old + VERDICT]!;
-        hit(stats, subtable.old, old, lengths[slot]!, keys[slot * ROW + MISC]! & flags);
+        hit(batch, stats, subtable.old, old, slot, keys[slot * ROW + MISC]! & flags);
       } else {
         ids[slot] = -1;
         pending[left++] = slot;
@@ -321,7 +323,6 @@ const oldRow = (subtable: Subtable, from: number, hash: number): number => {
 /** Masks of more than 8 words: packets one by one, their masked words in the first row of `wide`. */
 const lookupWide = (subtable: Subtable, batch: PacketBatch, stats: FlowStats, count: number, flags: number): number => {
   const keys = batch.keys;
-  const lengths = batch.length;
   const words = subtable.words;
   const bits = subtable.bits;
   const width = subtable.width;
@@ -346,7 +347,7 @@ const lookupWide = (subtable: Subtable, batch: PacketBatch, stats: FlowStats, co
     } else {
       ids[slot] = table[at]! - 1;
       verdicts[slot] = table[at + VERDICT]!;
-      hit(stats, table, at, lengths[slot]!, keys[slot * ROW + MISC]! & flags);
+      hit(batch, stats, table, at, slot, keys[slot * ROW + MISC]! & flags);
     }
   }
   return left;

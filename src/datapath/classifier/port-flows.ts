@@ -32,6 +32,8 @@ export class PortFlows {
   untouched = false;
   /** Ask the match cache before the subtables. */
   cached = false;
+  /** Bursts to come that are not searched for runs. */
+  scattered = 0;
   /** Bursts since the last ranking. */
   bursts = 0;
 

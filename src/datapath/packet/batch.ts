@@ -99,11 +99,16 @@ export class PacketBatch {
   /** Flow keys of received packets, a row of KEY_WORDS each. */
   readonly keys = new Uint32Array(SLOTS * KEY_WORDS);
 
+  /** Bytes of the run that a slot leads (parse/runs.ts): `length` itself where each packet leads itself, else `sums`. */
+  runBytes: Int32Array;
+  readonly sums = new Int32Array(BURST);
+
   /** Copies to do: rows of absolute destination address, source address, bytes. */
   readonly rows: Float64Array;
   readonly #rowsHandle: number;
 
   constructor() {
+    this.runBytes = this.length;
     const scratch = mapAnonymous(SLOTS * SLOT_BYTES);
     this.u8 = new Uint8Array(scratch);
     this.u16 = new Uint16Array(scratch);

@@ -12,6 +12,7 @@
  */
 import * as key from '#contract/flow-key.ts';
 import type { PacketBatch } from '../packet/batch.ts';
+import { pendingSlots } from '../classifier/found.ts';
 import { parseIpv6 } from './ipv6.ts';
 import { NEED_ADDRESSES, NEED_NETWORK, NEED_TAGS, NEED_WIDE } from './need.ts';
 import { parseTransport } from './transport.ts';
@@ -32,6 +33,7 @@ const ADDRESSES = NEED_ADDRESSES;
 const TAGS = NEED_TAGS;
 const NETWORK = NEED_NETWORK;
 const WIDE = NEED_WIDE;
+const pending = pendingSlots;
 const ipv6 = parseIpv6;
 const transport = parseTransport;
 
@@ -43,7 +45,7 @@ const IPPROTO_TCP = key.IPPROTO_TCP;
 const IPPROTO_UDP = key.IPPROTO_UDP;
 
 /**
- * Parses packets 0..count-1 of the batch. `need` (parse/need.ts) says which headers are asked for, `words` which key words
+ * Parses the packets pendingSlots[0..count-1] of the batch. `need` (parse/need.ts) says which headers are asked for, `words` which key words
  * besides W_TYPE and W_NW_MISC (bit w for word w): others may keep what an earlier packet left in them.
  *
  * The commonest packets (where only Ethernet is asked for, untagged ones; else untagged IPv4 without options or fragments,
@@ -60,7 +62,8 @@ export const parseBurst = (batch: PacketBatch, count: number, need: number, word
   const source = (words & 0x100) !== 0;
   const destination = (words & 0x200) !== 0;
   const ports = (words & 0x400) !== 0;
-  for (let slot = 0; slot < count; slot++) {
+  for (let i = 0; i < count; i++) {
+    const slot = pending[i]!;
     const at = start[slot]!;
     const head = headLength[slot]!;
     if (link && head >= 14) {

@@ -11,6 +11,7 @@ import { CompactMask, GROUP } from '#datapath/classifier/mask.ts';
 import { PortFlows } from '#datapath/classifier/port-flows.ts';
 import { Subtable } from '#datapath/classifier/subtable.ts';
 import { PacketBatch } from '#datapath/packet/batch.ts';
+import { singleRuns } from '#datapath/parse/runs.ts';
 
 const batch = new PacketBatch();
 const rows = new Float64Array(1 << 16);
@@ -71,7 +72,7 @@ test('a tally that fills up spills into the lane and loses nothing', (t) => {
   rows.fill(0);
   const entry = [...subtable.table.keys()].find((at) => subtable.table[at + ENTRY_KEY] === -1)!;
   subtable.table[entry + ENTRY_TALLY] = TALLY_FULL - 1;
-  pendingSlots[0] = 0;
+  singleRuns(batch, 1);
   lookup(subtable, batch, stats, 1, 0);
   t.deepEqual([...rows.subarray(12, 16)], [262_144, 100, 7, 0xfff]);
   t.is(subtable.table[entry + ENTRY_TALLY], 0);
