@@ -26,9 +26,20 @@
  * | 23 | arp_sha or nd_sll bytes 0-3 |
  * | 24 | the same bytes 4-5, arp_tha or nd_tll bytes 0-1 |
  * | 25 | arp_tha or nd_tll bytes 2-5 |
- * | 26-31 | 0; kept for connection tracking and tunnels |
+ * | 26-31 | 0; kept for connection tracking |
+ * | 32-33 | tun_id, high and low |
+ * | 34 | tun_src |
+ * | 35 | tun_dst |
+ * | 36-39 | tun_ipv6_src |
+ * | 40-43 | tun_ipv6_dst |
+ * | 44 | tun_tos 31..24, tun_ttl 23..16, tun_flags 15..0 (TUN_*) |
+ * | 45 | UDP ports of the tunnel: tun_tp_src 31..16, tun_tp_dst 15..0 |
+ * | 46-47 | 0 |
+ *
+ * Words from W_TUNNEL on are written for packets that came out of a tunnel, whose in_port is a tunnel port; for others they
+ * are no part of the key, and no mask of a megaflow covers them.
  */
-export const KEY_WORDS = 32;
+export const KEY_WORDS = 48;
 
 export const W_IN_PORT = 0;
 export const W_RECIRC_ID = 1;
@@ -49,6 +60,22 @@ export const W_ND_TARGET = 19;
 export const W_SHA = 23;
 export const W_SHA_THA = 24;
 export const W_THA = 25;
+
+/** First word of the tunnel a packet came by. */
+export const W_TUNNEL = 32;
+export const W_TUN_ID = 32;
+export const W_TUN_SRC = 34;
+export const W_TUN_DST = 35;
+export const W_TUN_IPV6_SRC = 36;
+export const W_TUN_IPV6_DST = 40;
+export const W_TUN_MISC = 44;
+export const W_TUN_TP = 45;
+
+/** tun_flags (bit 0 as ovs-fields(7); the others as Open vSwitch keeps them): OAM, don't fragment, checksum, key present. */
+export const TUN_OAM = 1;
+export const TUN_DF = 2;
+export const TUN_CSUM = 4;
+export const TUN_KEY = 8;
 
 /** Words 0..11: all that an IPv4 or a non-IP packet other than ARP fills. */
 export const KEY_WORDS_SHORT = 12;

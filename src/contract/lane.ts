@@ -17,7 +17,7 @@
 import { PORT_ROW, WORKER_ROW } from './catalogue.ts';
 
 export const LANE_MAGIC = 0x52574c31;
-export const LANE_VERSION = 1;
+export const LANE_VERSION = 2;
 
 /** Highest datapath port number + 1. Port 0 is never used. */
 export const MAX_PORTS = 1024;

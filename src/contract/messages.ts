@@ -2,7 +2,7 @@
 import path from 'node:path';
 import protobuf from 'protobufjs';
 
-export const CONTRACT_VERSION = 1;
+export const CONTRACT_VERSION = 2;
 
 export interface PortConfigMessage {
   portNo: number;

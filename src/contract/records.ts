@@ -2,6 +2,8 @@
  * Records of the lane rings, in 32-bit words. Word 0 is the record's length in bytes (a multiple of 8), word 1 its kind.
  * PAD fills the end of a ring where the next record would not fit in one piece.
  */
+import { KEY_WORDS } from './flow-key.ts';
+
 export const RECORD_PAD = 0;
 
 /**
@@ -15,7 +17,7 @@ export const UPCALL_IN_PORT = 3;
 export const UPCALL_LENGTH = 4;
 export const UPCALL_VNET = 5;
 export const UPCALL_KEY = 8;
-export const UPCALL_FRAME = 40;
+export const UPCALL_FRAME = UPCALL_KEY + KEY_WORDS;
 
 /**
  * FLOW_PUT (control plane → worker): install or replace a megaflow.

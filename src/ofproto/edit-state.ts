@@ -12,7 +12,7 @@
  * Tags are stacks of cells with identities, innermost first: an edit of the tag stack emits pops and pushes only above the
  * innermost cells that both stacks share, and a changed tag that stays is set in place.
  */
-import { decTtl, drop, MAX_ACTION_WORDS, output, popVlan, pushVlan, set } from '#contract/actions.ts';
+import { clone, decTtl, drop, MAX_ACTION_WORDS, output, popVlan, pushVlan, set, tunnelPop } from '#contract/actions.ts';
 import {
   KEY_WORDS,
   VLAN_PRESENT,
@@ -39,6 +39,19 @@ interface Tag {
 /** Tags of a flow, innermost first, to be put back later. */
 export type SavedTags = readonly Tag[];
 
+/** The packet that another was made of. */
+export interface OuterPacket {
+  readonly flow: Uint32Array;
+  readonly base: Uint32Array;
+  readonly written: Uint32Array;
+  readonly committed: Uint32Array;
+  readonly touched: number;
+  readonly clean: boolean;
+  readonly tagsKnown: boolean;
+  readonly tags: Tag[];
+  readonly baseTags: Tag[];
+}
+
 export interface SavedFlow {
   readonly flow: Uint32Array;
   readonly written: Uint32Array;
@@ -53,6 +66,12 @@ const fieldsAt = (word: number, bits: number): number => {
 
 /** Words of two fields. */
 const HALVED = [W_DL_MIX, W_TP, W_SHA_THA];
+
+/** Bit of a key word in `edited`; the words of the tunnel share the last. */
+export const editedBit = (word: number): number => 1 << Math.min(word, 31);
+
+/** Bits of the words that are part of the packet. */
+const PACKET_WORDS = 0x7ffffffc;
 
 const lowestBit = (bits: number): number => 31 - Math.clz32(bits & -bits);
 
@@ -75,13 +94,16 @@ export class EditState {
   #baseTags: Tag[] = [];
   #nextTag = 1;
   readonly #looked = new Uint32Array(WORDS);
+  /** Packets around this one, see `enter`. */
+  #nested = 0;
 
-  /** @param key 64 words; copied. */
+  /** @param key WORDS words; copied. */
   reset(key: Uint32Array): void {
     this.flow.set(key);
     this.wc.fill(0);
     this.program.length = 0;
     this.outputs = 0;
+    this.#nested = 0;
     if (!this.#clean || this.#touched !== 0) {
       this.#written.fill(0);
       this.#committed.fill(0);
@@ -120,8 +142,9 @@ export class EditState {
     }
   }
 
-  /** Bit w: packet word w of `flow` is not wholly as received. */
+  /** `editedBit` of each key word of `flow` that is not wholly as received. */
   get edited(): number {
+    if (this.#nested > 0) return -1;
     return this.#touched | (this.#tagsKnown ? (1 << W_VLAN) | (1 << W_VLAN_INNER) : 0);
   }
 
@@ -138,7 +161,7 @@ export class EditState {
     this.#clean = false;
     this.flow[word] = (this.flow[word]! & ~mask) | value;
     this.#written[word]! |= mask;
-    if (word < KEY_WORDS) this.#touched |= 1 << word;
+    if (word < KEY_WORDS) this.#touched |= editedBit(word);
   }
 
   // Tags
@@ -240,7 +263,72 @@ export class EditState {
     }
   }
 
+  /**
+   * Goes on with another packet, which the program has just made of this one (an encapsulation): nothing of it is the
+   * received packet's. The program must be committed. @returns what `leave` needs to go back.
+   */
+  enter(key: Uint32Array): OuterPacket {
+    const outer = {
+      flow: this.flow.slice(),
+      base: this.#base.slice(),
+      written: this.#written.slice(),
+      committed: this.#committed.slice(),
+      touched: this.#touched,
+      clean: this.#clean,
+      tagsKnown: this.#tagsKnown,
+      tags: this.#tags,
+      baseTags: this.#baseTags,
+    };
+    this.flow.set(key);
+    this.#base.set(key.subarray(0, KEY_WORDS));
+    this.#written.fill(0xffffffff);
+    this.#committed.fill(0xffffffff);
+    this.#touched = 0;
+    this.#clean = false;
+    this.#tagsKnown = true;
+    this.#tags = [];
+    this.#baseTags = [];
+    this.#nested++;
+    return outer;
+  }
+
+  leave(outer: OuterPacket): void {
+    this.flow.set(outer.flow);
+    this.#base.set(outer.base);
+    this.#written.set(outer.written);
+    this.#committed.set(outer.committed);
+    this.#touched = outer.touched;
+    this.#clean = outer.clean;
+    this.#tagsKnown = outer.tagsKnown;
+    this.#tags = outer.tags;
+    this.#baseTags = outer.baseTags;
+    this.#nested--;
+  }
+
   // Program
+
+  /** Begins a part of the program that works on a copy of the packet. @returns its place, or -1 when the program is full. */
+  openClone(): number {
+    return this.commit() && this.#emit(clone(0)) ? this.program.length - 2 : -1;
+  }
+
+  /** Ends the part; without an output in it, it is taken away again. @param outputs as many as there were before it. */
+  closeClone(at: number, outputs: number): void {
+    if (this.outputs === outputs) this.program.length = at;
+    else this.program[at + 1] = this.program.length - at - 2;
+  }
+
+  /** @returns false when the program is full. */
+  encapsulate(words: number[]): boolean {
+    return this.#emit(words);
+  }
+
+  /** Sends the packet into a tunnel of this switch, at its end. @returns false when the program is full. */
+  decapsulate(dpPort: number, kind: number): boolean {
+    if (!this.commit()) return false;
+    this.outputs++;
+    return this.#emit(tunnelPop(dpPort, kind));
+  }
 
   #emit(words: number[]): boolean {
     if (this.program.length + words.length > MAX_ACTION_WORDS) return false;
@@ -297,7 +385,8 @@ export class EditState {
   /** Emits what turns the packet into `flow`. @returns false when the program is full. */
   commit(): boolean {
     let fits = true;
-    for (let left = this.#touched & ~3; left !== 0; left &= left - 1) fits = this.#commitWord(lowestBit(left)) && fits;
+    for (let left = this.#touched & PACKET_WORDS; left !== 0; left &= left - 1)
+      fits = this.#commitWord(lowestBit(left)) && fits;
     if (this.#tagsKnown) fits = this.#commitTags() && fits;
     return fits;
   }

@@ -58,6 +58,14 @@ export function formatTcpFlags(value: bigint, mask: bigint, fullMask: bigint): s
   return tcpFlagNames.map((name, bit) => (set(mask, bit) ? `${set(value, bit) ? '+' : '-'}${name}` : '')).join('');
 }
 
+const tunnelFlagNames = ['oam', 'df', 'csum', 'key'];
+
+/** `+oam-df`: flags under a mask. */
+export const formatTunnelFlags = (value: bigint, mask: bigint): string =>
+  tunnelFlagNames
+    .map((name, bit) => ((mask >> BigInt(bit)) & 1n ? `${(value >> BigInt(bit)) & 1n ? '+' : '-'}${name}` : ''))
+    .join('');
+
 /** Value (and mask unless it is full) as the text that field-parse.ts reads; value lies within mask. */
 export function formatFieldValue(
   field: Field,
@@ -78,6 +86,8 @@ export function formatFieldValue(
       return fragWords.find(([, v, m]) => v === value && m === mask)?.[0] ?? `${hex(value)}/${hex(mask)}`;
     case 'tcp_flags':
       return formatTcpFlags(value, mask, field.fullMask);
+    case 'tunnel_flags':
+      return formatTunnelFlags(value, mask);
     case 'hex':
       return hex(value) + (mask === field.fullMask ? '' : `/${hex(mask)}`);
     case 'decimal':

@@ -24,6 +24,7 @@ export function parseFieldValue(field: Field, text: string, names: PortNames, na
   if (field.format === 'port') return { value: parsePortValue(field, text, names, name), mask: field.fullMask };
   if (field.format === 'frag') return parseFrag(field, text);
   if (field.format === 'tcp_flags') return parseTcpFlags(field, text);
+  if (field.format === 'tunnel_flags') return parseTunnelFlags(field, text);
   const slash = text.indexOf('/');
   const valueText = slash < 0 ? text : text.slice(0, slash);
   const maskText = slash < 0 ? undefined : text.slice(slash + 1);
@@ -37,6 +38,14 @@ export function parseFieldValue(field: Field, text: string, names: PortNames, na
     fail(field, `${clip(text)}: invalid mask for field ${name}`, `${name} cannot be masked`);
   }
   return result;
+}
+
+/** `oam`, `+oam`, `-oam` or a number (ovs-fields(7), tun_flags). */
+function parseTunnelFlags(field: Field, text: string): FieldValue {
+  const sign = /^([+-]?)oam$/.exec(text);
+  if (sign) return { value: sign[1] === '-' ? 0n : 1n, mask: 1n };
+  const value = parseUnsigned(text) ?? fail(field, `${clip(text)}: unknown tunnel flag(s)`, 'oam, +oam or -oam');
+  return value > 1n ? tooLarge(field, text, field.name) : { value, mask: 1n };
 }
 
 function parsePortValue(field: Field, text: string, names: PortNames, name: string): bigint {

@@ -21,7 +21,7 @@ export interface OxmHeader {
   readonly experimenter: number;
 }
 
-export type FieldFormat = 'decimal' | 'hex' | 'mac' | 'ipv4' | 'ipv6' | 'port' | 'frag' | 'tcp_flags';
+export type FieldFormat = 'decimal' | 'hex' | 'mac' | 'ipv4' | 'ipv6' | 'port' | 'frag' | 'tcp_flags' | 'tunnel_flags';
 
 export type PrerequisiteName =
   | 'none'
@@ -107,27 +107,42 @@ const IPV6_DST: At[] = [word(15), word(16), word(17), word(9)];
 const ND_TARGET: At[] = [word(19), word(20), word(21), word(22)];
 const FIRST_MAC: At[] = [word(23), [24, 16, 16]];
 const SECOND_MAC: At[] = [[24, 0, 16], word(25)];
-const REG0 = 34;
+const REG0 = 50;
 
 // Metadata of the pipeline.
 add('tun_id', 'hex', {
   aliases: ['tunnel_id'],
-  at: [word(52), word(53)],
+  at: [word(32), word(33)],
   mask: true,
   nxm: nxmNx('TUN_ID', 16),
   oxm: oxmOf('TUNNEL_ID', 38),
 });
+add('tun_src', 'ipv4', { at: [word(34)], mask: true, nxm: nxmNx('TUN_IPV4_SRC', 31) });
+add('tun_dst', 'ipv4', { at: [word(35)], mask: true, nxm: nxmNx('TUN_IPV4_DST', 32) });
+add('tun_ipv6_src', 'ipv6', {
+  at: [word(36), word(37), word(38), word(39)],
+  mask: true,
+  nxm: nxmNx('TUN_IPV6_SRC', 109),
+});
+add('tun_ipv6_dst', 'ipv6', {
+  at: [word(40), word(41), word(42), word(43)],
+  mask: true,
+  nxm: nxmNx('TUN_IPV6_DST', 110),
+});
+add('tun_tos', 'decimal', { at: [[44, 24, 8]], readOnly: true });
+add('tun_ttl', 'decimal', { at: [[44, 16, 8]], readOnly: true });
+add('tun_flags', 'tunnel_flags', { at: [[44, 0, 1]], bytes: 2, mask: true, nxm: nxmNx('TUN_FLAGS', 104) });
 add('in_port', 'port', { at: [[0, 0, 16]], nxm: nxmOf('IN_PORT', 0) });
 add('in_port_oxm', 'port', { at: [[0, 0, 16]], subfieldBits: 32, bytes: 4, oxm: oxmOf('IN_PORT', 0) });
-add('pkt_mark', 'hex', { at: [word(50)], mask: true, nxm: nxmNx('PKT_MARK', 33) });
+add('pkt_mark', 'hex', { at: [word(66)], mask: true, nxm: nxmNx('PKT_MARK', 33) });
 add('actset_output', 'port', {
-  at: [[51, 0, 16]],
+  at: [[67, 0, 16]],
   subfieldBits: 32,
   bytes: 4,
   readOnly: true,
   oxm: onf('ACTSET_OUTPUT', 43),
 });
-add('metadata', 'hex', { at: [word(32), word(33)], mask: true, oxm: oxmOf('METADATA', 2) });
+add('metadata', 'hex', { at: [word(48), word(49)], mask: true, oxm: oxmOf('METADATA', 2) });
 for (let n = 0; n < 16; n++) add(`reg${n}`, 'hex', { at: [word(REG0 + n)], mask: true, nxm: nxmNx(`REG${n}`, n) });
 for (let n = 0; n < 8; n++) {
   add(`xreg${n}`, 'hex', {
@@ -368,4 +383,4 @@ export function isUnsupportedField(name: string): boolean {
   return unsupported.test(name);
 }
 const unsupported =
-  /^(conj_id|skb_priority|recirc_id|dp_hash|packet_type|ct_(state|zone|mark|label|nw_(src|dst|proto)|ipv6_(src|dst)|tp_(src|dst))|tun_(src|dst|ipv6_src|ipv6_dst|gbp_id|gbp_flags|erspan_(ver|idx|dir|hwid)|gtpu_(flags|msgtype)|flags)|tun_metadata([0-9]|[1-5][0-9]|6[0-3])|mpls_(label|tc|bos|ttl)|nsh_(flags|ttl|mdtype|np|spi|si|c[1-4])|nsp|nsi|nshc[1-4]|nd_reserved|nd_options_type)$/;
+  /^(conj_id|skb_priority|recirc_id|dp_hash|packet_type|ct_(state|zone|mark|label|nw_(src|dst|proto)|ipv6_(src|dst)|tp_(src|dst))|tun_(gbp_id|gbp_flags|erspan_(ver|idx|dir|hwid)|gtpu_(flags|msgtype))|tun_metadata([0-9]|[1-5][0-9]|6[0-3])|mpls_(label|tc|bos|ttl)|nsh_(flags|ttl|mdtype|np|spi|si|c[1-4])|nsp|nsi|nshc[1-4]|nd_reserved|nd_options_type)$/;

@@ -3,24 +3,21 @@
  *
  * | word | what |
  * |---|---|
- * | 0-31 | as contract/flow-key.ts, but W_IN_PORT holds the OpenFlow port number (ofp-port.ts) |
- * | 32-33 | metadata, high and low |
- * | 34-49 | reg0..reg15; xregN is reg2N (high) and reg2N+1, xxregN is reg4N (highest) .. reg4N+3 |
- * | 50 | pkt_mark |
- * | 51 | actset_output |
- * | 52-53 | tun_id, high and low |
- * | 54-55 | 0; kept for skb_priority and conj_id |
- * | 56-63 | 0 |
+ * | 0-47 | as contract/flow-key.ts, but W_IN_PORT holds the OpenFlow port number (ofp-port.ts) |
+ * | 48-49 | metadata, high and low |
+ * | 50-65 | reg0..reg15; xregN is reg2N (high) and reg2N+1, xxregN is reg4N (highest) .. reg4N+3 |
+ * | 66 | pkt_mark |
+ * | 67 | actset_output |
+ * | 68-71 | 0; kept for skb_priority and conj_id |
  */
 import type { Field } from './fields.ts';
 
-export const OF_KEY_WORDS = 64;
+export const OF_KEY_WORDS = 72;
 
-export const W_METADATA = 32;
-export const W_REG0 = 34;
-export const W_PKT_MARK = 50;
-export const W_ACTSET_OUTPUT = 51;
-export const W_TUN_ID = 52;
+export const W_METADATA = 48;
+export const W_REG0 = 50;
+export const W_PKT_MARK = 66;
+export const W_ACTSET_OUTPUT = 67;
 
 /** One key word to change: `row[word] = (row[word] & ~mask) | value`; value lies within mask. */
 export interface WordWrite {

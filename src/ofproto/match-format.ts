@@ -31,7 +31,8 @@ function fieldsIn(masks: Uint32Array): Uint8Array {
 
 const METADATA = ['pkt_mark', 'actset_output'].map(fieldOf);
 const REGISTERS = Array.from({ length: 16 }, (_, n) => `reg${n}`);
-const AFTER_PROTOCOL = [...REGISTERS, 'tun_id', 'metadata', 'in_port'].map(fieldOf);
+const TUNNEL = ['tun_id', 'tun_src', 'tun_dst', 'tun_ipv6_src', 'tun_ipv6_dst', 'tun_tos', 'tun_ttl', 'tun_flags'];
+const AFTER_PROTOCOL = [...REGISTERS, ...TUNNEL, 'metadata', 'in_port'].map(fieldOf);
 
 /** Canonical text; empty for a match on everything. */
 export function formatMatch(match: Match, names?: PortNames): string {

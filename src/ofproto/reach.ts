@@ -6,6 +6,7 @@
  */
 import { KEY_WORDS, W_IN_PORT } from '#contract/flow-key.ts';
 import type { Bridge } from './bridge.ts';
+import { editedBit } from './edit-state.ts';
 import type { InstalledFlow, MaskClass, MegaflowTable } from './megaflow.ts';
 import type { Rule } from './rule.ts';
 import type { MatchWords } from './subtable.ts';
@@ -54,7 +55,7 @@ function reachedIn(
       if (inMask !== 0 && (edited & 1) === 0 && ((flow.ofport ^ inValue) & inMask) !== 0) continue;
       for (let i = 0; i < at.length; i++) {
         const w = at[i]!;
-        if ((edited & (1 << w)) === 0 && ((flow.flow.key[w]! ^ match.values[w]!) & bits[i]!) !== 0) continue next;
+        if ((edited & editedBit(w)) === 0 && ((flow.flow.key[w]! ^ match.values[w]!) & bits[i]!) !== 0) continue next;
       }
       found.push(flow);
     }

@@ -2,10 +2,11 @@
  * A subtable of the classifier: the rules of one table that share a mask, hashed over their masked words.
  */
 import { W_NW_DST, W_NW_MISC, W_NW_SRC, W_TP, W_TYPE } from '#contract/flow-key.ts';
+import { OF_KEY_WORDS } from './key.ts';
 import { prefixLength } from './prefix-trie.ts';
 
 /** Words of an OpenFlow-level key. */
-export const WORDS = 64;
+export const WORDS = OF_KEY_WORDS;
 export const STAGES = 4;
 
 /** What the classifier needs of a rule; Rule implements it. */
@@ -18,7 +19,7 @@ export interface Classified {
   next: this | undefined;
 }
 
-/** Values and masks, each 64 words (match.ts). */
+/** Values and masks, each WORDS words (match.ts). */
 export interface MatchWords {
   readonly values: Uint32Array;
   readonly masks: Uint32Array;

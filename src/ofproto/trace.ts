@@ -12,6 +12,7 @@ import {
   W_NW_MISC,
   W_NW_SRC,
   W_TP,
+  W_TUNNEL,
   W_TYPE,
   W_VLAN,
 } from '#contract/flow-key.ts';
@@ -137,7 +138,7 @@ function packetOf(text: string, bridge: Pipeline & { readonly portNames: PortNam
 /** The whole packet as a match, in the fields that it has. */
 function formatPacket(key: Uint32Array): string {
   const masks = new Uint32Array(OF_KEY_WORDS);
-  for (let w = 0; w < OF_KEY_WORDS; w++) if (w >= KEY_WORDS ? key[w] !== 0 : w > 1) masks[w] = 0xffffffff;
+  for (let w = 0; w < OF_KEY_WORDS; w++) if (w >= W_TUNNEL ? key[w] !== 0 : w > 1) masks[w] = 0xffffffff;
   masks[W_IN_PORT] = 0xffff;
   masks[W_ACTSET_OUTPUT] = 0;
   masks[W_VLAN] = 0xffff;

@@ -17,12 +17,22 @@ import { apiSocketPath, defaultRundir } from '#contract/rundir.ts';
 import { MAX_FRAME } from '#datapath/packet/batch.ts';
 
 test('every field of the flow key has a place of its own', (t) => {
-  const words = Object.entries(key).filter(([name]) => name.startsWith('W_')) as [string, number][];
-  const wide: Record<string, number> = { W_IPV6_SRC: 3, W_IPV6_DST: 3, W_ND_TARGET: 4 };
+  const words = Object.entries(key).filter(([name]) => name.startsWith('W_') && name !== 'W_TUNNEL') as [
+    string,
+    number,
+  ][];
+  const wide: Record<string, number> = {
+    W_IPV6_SRC: 3,
+    W_IPV6_DST: 3,
+    W_ND_TARGET: 4,
+    W_TUN_ID: 2,
+    W_TUN_IPV6_SRC: 4,
+    W_TUN_IPV6_DST: 4,
+  };
   const taken = words.flatMap(([name, at]) => Array.from({ length: wide[name] ?? 1 }, (_, i) => at + i));
   t.deepEqual(
     taken.sort((a, b) => a - b),
-    Array.from({ length: 26 }, (_, i) => i),
+    Array.from({ length: 40 }, (_, i) => (i < 26 ? i : key.W_TUNNEL + i - 26)),
   );
   t.true(key.W_NW_MISC < key.KEY_WORDS_SHORT && key.W_IPV6_SRC >= key.KEY_WORDS_SHORT);
 });

@@ -1,6 +1,7 @@
 import test from 'ava';
 import fc from 'fast-check';
 import { Classifier } from '#ofproto/classifier.ts';
+import { OF_KEY_WORDS, W_REG0 } from '#ofproto/key.ts';
 import { parseMatch } from '#ofproto/match-parse.ts';
 import { PrefixTrie, prefixLength } from '#ofproto/prefix-trie.ts';
 import { Rule } from '#ofproto/rule.ts';
@@ -9,7 +10,7 @@ const body = { cookie: 0n, idleTimeout: 0, hardTimeout: 0, importance: 0, flags:
 const newRule = (priority: number): Rule => new Rule(0, priority, body, 0);
 
 /** Words that tests play with: port, register, MAC, type, addresses, ports. */
-const WORDS = [0, 34, 2, 7, 8, 9, 10, 11];
+const WORDS = [0, W_REG0, 2, 7, 8, 9, 10, 11];
 const MASKS = [0, 0, 0xffffffff, 0xffff0000, 0xff000000, 0xff, 0xfffffff0, 0x80000001];
 const VALUES = [0, 1, 0x80000000, 0x0a000001, 0x0a000101, 0xffffffff, 0x08000600];
 
@@ -17,7 +18,7 @@ const keyArb = fc.array(fc.constantFrom(...VALUES), { minLength: WORDS.length, m
 const maskArb = fc.array(fc.constantFrom(...MASKS), { minLength: WORDS.length, maxLength: WORDS.length });
 
 const spread = (values: readonly number[]): Uint32Array => {
-  const row = new Uint32Array(64);
+  const row = new Uint32Array(OF_KEY_WORDS);
   values.forEach((value, i) => {
     row[WORDS[i]!] = value;
   });
@@ -53,7 +54,7 @@ test('lookup finds the matching rule of the highest priority, before and after r
             let best: Rule | undefined;
             for (const [rule, match] of naive)
               if (covers(match, key) && (!best || rule.priority > best.priority)) best = rule;
-            t.is(classifier.lookup(key, new Uint32Array(64)), best);
+            t.is(classifier.lookup(key, new Uint32Array(OF_KEY_WORDS)), best);
           }
         };
         verify();
@@ -82,12 +83,12 @@ test('packets that agree on the bits looked at find the same rule', (t) => {
         const classifier = new Classifier<Rule>();
         for (const [priority, [values, masks]] of specs.entries())
           classifier.insert(newRule(priority), newMatch(values, masks));
-        const looked = new Uint32Array(64);
+        const looked = new Uint32Array(OF_KEY_WORDS);
         const key = spread(first);
         const found = classifier.lookup(key, looked);
         for (const other of others) {
           const twin = spread(other).map((word, w) => ((word & ~looked[w]!) | (key[w]! & looked[w]!)) >>> 0);
-          t.is(classifier.lookup(twin, new Uint32Array(64)), found);
+          t.is(classifier.lookup(twin, new Uint32Array(OF_KEY_WORDS)), found);
         }
       },
     ),
@@ -144,7 +145,7 @@ test('find, findOverlap and forEachWithin agree with a list', (t) => {
 const looks = (flows: readonly [number, string][], packet: string): Record<number, string> => {
   const classifier = new Classifier<Rule>();
   for (const [priority, match] of flows) classifier.insert(newRule(priority), parseMatch(match));
-  const looked = new Uint32Array(64);
+  const looked = new Uint32Array(OF_KEY_WORDS);
   classifier.lookup(parseMatch(packet).values, looked);
   return Object.fromEntries([...looked].flatMap((mask, w) => (mask === 0 ? [] : [[w, mask.toString(16)]])));
 };
@@ -206,7 +207,7 @@ test('100 000 host routes leave all but the deciding bits of a foreign address o
     match.values[8] = 0x0a000000 + i;
     classifier.insert(newRule(100), match);
   }
-  const looked = new Uint32Array(64);
+  const looked = new Uint32Array(OF_KEY_WORDS);
   t.is(classifier.lookup(parseMatch('ip,nw_src=172.16.0.1').values, looked), undefined);
   t.is(looked[8], 0x80000000);
 });
@@ -219,7 +220,7 @@ test('a removed top priority makes megaflows wide again', (t) => {
   classifier.insert(low, parseMatch('tcp,tcp_dst=80'));
   classifier.insert(high, parseMatch('tcp,tcp_dst=81'));
   const looked = (): number => {
-    const bits = new Uint32Array(64);
+    const bits = new Uint32Array(OF_KEY_WORDS);
     classifier.lookup(parseMatch('in_port=1,tcp').values, bits);
     return bits[10]!;
   };

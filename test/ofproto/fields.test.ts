@@ -38,7 +38,7 @@ test('every field of ovs-fields(7) that is not there is known as unsupported', (
   for (const name of [
     'ct_state',
     'ct_label',
-    'tun_src',
+    'tun_gbp_id',
     'tun_metadata63',
     'mpls_label',
     'nsh_c4',

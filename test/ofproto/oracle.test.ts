@@ -4,6 +4,7 @@ import { RequestError } from '#ofproto/api.ts';
 import type { Bridge } from '#ofproto/bridge.ts';
 import { parseFlowMod } from '#ofproto/flow-parse.ts';
 import { parseGroupMod } from '#ofproto/group-parse.ts';
+import { WORDS } from '#ofproto/subtable.ts';
 import { Switch } from '#ofproto/switch.ts';
 import { FakeDatapath, runProgram } from '../support/fake-datapath.ts';
 import { type NaivePort, NaiveSwitch } from '../support/naive-switch.ts';
@@ -156,7 +157,7 @@ test(`the cached verdict is that of a naive switch, ${PACKETS} packets in ${WORL
       }
       const port = dice.pick(naive.ports);
       const packet = randomPacket(dice, port.dpPort, !world.normal);
-      const ofPacket = new Uint32Array(64);
+      const ofPacket = new Uint32Array(WORDS);
       ofPacket.set(packet);
       ofPacket[0] = port.ofport;
       const expected = show(naive.receive(ofPacket));

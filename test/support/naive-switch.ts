@@ -2,6 +2,7 @@
  * The oracle of ofproto's tests: an OpenFlow switch that does everything the slow and obvious way, packet by packet, with a
  * list of flows, no caches and no wildcards. It shares the parser's types with the product, nothing else.
  */
+import { KEY_WORDS, W_TUNNEL } from '#contract/flow-key.ts';
 import type { Action } from '#ofproto/actions.ts';
 import type { FlowModSpec } from '#ofproto/flow-parse.ts';
 import type { GroupModSpec } from '#ofproto/group-parse.ts';
@@ -250,9 +251,9 @@ export class NaiveSwitch {
         p.set = [];
         return true;
       case 'write_metadata':
-        p.key[32] = Number((BigInt(p.key[32]!) & ~(action.mask >> 32n)) | ((action.value & action.mask) >> 32n));
-        p.key[33] = Number(
-          (BigInt(p.key[33]!) & ~action.mask & 0xffffffffn) | (action.value & action.mask & 0xffffffffn),
+        p.key[48] = Number((BigInt(p.key[48]!) & ~(action.mask >> 32n)) | ((action.value & action.mask) >> 32n));
+        p.key[49] = Number(
+          (BigInt(p.key[49]!) & ~action.mask & 0xffffffffn) | (action.value & action.mask & 0xffffffffn),
         );
         return true;
       case 'exit':
@@ -302,7 +303,9 @@ export class NaiveSwitch {
   }
 
   #send(p: Packet, port: NaivePort, tags: readonly number[]): void {
-    const key = p.key.slice(0, 32);
+    const key = p.key.slice(0, KEY_WORDS);
+    // What it knows of a tunnel is no part of a packet.
+    key.fill(0, W_TUNNEL);
     key[0] = 0;
     key[5] = tags[0] ?? 0;
     key[6] = tags[1] ?? 0;

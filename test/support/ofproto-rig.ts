@@ -1,5 +1,5 @@
 /** A switch with one bridge over a fake data plane, and packets by text. */
-import { ETH_VLAN, VLAN_PRESENT, W_IN_PORT, W_VLAN } from '#contract/flow-key.ts';
+import { ETH_VLAN, KEY_WORDS, VLAN_PRESENT, W_IN_PORT, W_VLAN } from '#contract/flow-key.ts';
 import type { BridgeSpec, PortSpec } from '#ofproto/api.ts';
 import type { Bridge } from '#ofproto/bridge.ts';
 import { parseMatch } from '#ofproto/match-parse.ts';
@@ -40,7 +40,7 @@ export class OfprotoRig {
 
   /** A packet described as ovs-ofctl does, in_port included. */
   packet(text: string): Uint32Array {
-    const key = parseMatch(text).values.slice(0, 32);
+    const key = parseMatch(text).values.slice(0, KEY_WORDS);
     if (key[W_VLAN]! & VLAN_PRESENT && key[W_VLAN]! >>> 16 === 0) key[W_VLAN]! |= ETH_VLAN << 16;
     key[W_IN_PORT] = this.bridge.portOf(key[W_IN_PORT]!)!.dpPort;
     return key;

@@ -1,4 +1,5 @@
 /** Random ports, flows, groups and packets out of small worlds, so that they meet. */
+import { KEY_WORDS } from '#contract/flow-key.ts';
 import type { PortSpec } from '#ofproto/api.ts';
 
 /** A repeatable stream of numbers (mulberry32). */
@@ -71,7 +72,7 @@ const ipWord = (text: string): number => text.split('.').reduce((sum, part) => s
 
 /** A datapath key of a packet that came in at `inPort`. */
 export function randomPacket(dice: Dice, inPort: number, lowTtl: boolean): Uint32Array {
-  const key = new Uint32Array(32);
+  const key = new Uint32Array(KEY_WORDS);
   key[0] = inPort;
   const dst = dice.chance(15) ? dice.pick(GROUP_MACS) : dice.pick(MACS);
   [key[2], key[3], key[4]] = macWords(dst, dice.pick(MACS));

@@ -81,8 +81,7 @@ export class Subtable {
     this.words = compact.words;
     this.bits = compact.bits;
     this.width = compact.words.length;
-    this.shift = this.width <= 4 ? 3 : this.width <= 12 ? 4 : 5;
-    // The key has 26 words in use; 28 fit a row.
+    this.shift = this.width <= 4 ? 3 : this.width <= 12 ? 4 : this.width <= 28 ? 5 : 6;
     if (ENTRY_KEY + this.width > 1 << this.shift) throw new RangeError(`mask of ${compact.used} words`);
     this.#shared = shared;
     this.#key = new Int32Array(this.width);

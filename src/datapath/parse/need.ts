@@ -18,6 +18,7 @@ import {
   W_IPV6_SRC,
   W_NW_SRC,
   W_RECIRC_ID,
+  W_TUNNEL,
   W_TYPE,
   W_VLAN,
   W_VLAN_INNER,
@@ -34,7 +35,7 @@ export const NEED_ALL = NEED_ADDRESSES | NEED_TAGS | NEED_NETWORK | NEED_WIDE;
 export function needOf(union: ArrayLike<number>): number {
   let need = NEED_NOTHING;
   for (let word = 0; word < union.length; word++) {
-    if (union[word] === 0 || word === W_IN_PORT || word === W_RECIRC_ID) continue;
+    if (union[word] === 0 || word === W_IN_PORT || word === W_RECIRC_ID || word >= W_TUNNEL) continue;
     if (word >= W_DL_DST && word <= W_DL_SRC) need |= NEED_ADDRESSES;
     else if (word === W_VLAN || word === W_VLAN_INNER) need |= NEED_TAGS;
     else if (word === W_TYPE) need |= (union[word]! & 0xffff) === 0 ? NEED_TAGS : NEED_TAGS | NEED_NETWORK;
@@ -44,9 +45,9 @@ export function needOf(union: ArrayLike<number>): number {
   return need;
 }
 
-/** Which words of a union are compared at all: bit w for key word w. */
+/** Which packet words of a union are compared at all: bit w for key word w. */
 export function wordsOf(union: ArrayLike<number>): number {
   let words = 0;
-  for (let word = 0; word < union.length; word++) if (union[word] !== 0) words |= 1 << word;
+  for (let word = 0; word < W_TUNNEL; word++) if (union[word] !== 0) words |= 1 << word;
   return words;
 }

@@ -19,6 +19,7 @@ import { parseTransport } from './transport.ts';
 
 // Imported bindings cost a check per use in V8 (shared/module cells); module constants are folded.
 const KEY_WORDS = key.KEY_WORDS;
+const TUNNEL = key.W_TUNNEL;
 const VLAN_PRESENT = key.VLAN_PRESENT;
 const DL_TYPE_NONE = key.DL_TYPE_NONE;
 const ETH_IPV4 = key.ETH_IPV4;
@@ -132,7 +133,7 @@ export const parsePacket = (batch: PacketBatch, slot: number, need: number): voi
   batch.l3[slot] = 0;
   batch.l4[slot] = 0;
   if (head < 14) {
-    for (let word = 1; word < KEY_WORDS; word++) keys[row + word] = 0;
+    for (let word = 1; word < TUNNEL; word++) keys[row + word] = 0;
     return;
   }
   keys[row + 1] = 0;
