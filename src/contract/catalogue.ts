@@ -20,6 +20,8 @@ export const PORT_COUNTERS = [
   { name: 'copied_bytes', help: 'payload bytes copied into this port' },
   { name: 'checksums', help: 'checksums computed for a guest that does not take partial ones' },
   { name: 'segmented', help: 'GSO frames segmented for a guest that does not take them' },
+  { name: 'zero_copy_packets', help: 'frames passed to this port by reference, within a shared pool' },
+  { name: 'bad_returns', help: 'buffers returned by a client that did not hold them; ignored' },
 ] as const satisfies readonly CatalogueEntry[];
 
 /** Why a packet was lost; index 0 stands for "not dropped". Each cause counts in exactly one reason, at one port. */
@@ -51,6 +53,10 @@ export const DROP_REASONS = [
   { name: 'group_no_bucket', help: 'group without a live bucket' },
   { name: 'port_blocked', help: 'port configured not to receive or not to forward' },
   { name: 'clone_exhausted', help: 'more copies in one burst than the switch has slots' },
+  { name: 'rx_kernel_full', help: 'rx: the kernel found no room for a frame in the ring or buffer of the port' },
+  { name: 'tx_kernel_full', help: 'tx: the kernel had no room for the frame (EAGAIN, ENOBUFS)' },
+  { name: 'tx_kernel_refused', help: 'tx: the kernel would not take the frame for another reason' },
+  { name: 'tx_pool_empty', help: 'tx: the pool of the port has no free buffer' },
 ] as const satisfies readonly CatalogueEntry[];
 
 export type PortCounter = (typeof PORT_COUNTERS)[number]['name'];
