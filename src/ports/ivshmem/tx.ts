@@ -1,0 +1,472 @@
+// hot
+/**
+ * Transmit half of a queue pair: frames for the client's rx ring.
+ *
+ * A frame that lies in this pool and was not edited is passed by reference: its buffers get this slot's bit in the record, and
+ * the ring their numbers. An edited frame whose buffer nobody else has gets its header window written back in place, which may
+ * reach into the head-room. Everything else is copied once, into free buffers of the pool (`CopySink`).
+ *
+ * Places in the ring are taken at `push` and shown at `publish`. A shared queue is locked from before `push` until after
+ * `publish`; the record is under the pool's lock during `push` (records.ts).
+ */
+import { DROP_BASE, dropReason, type PortCounter, portCounter } from '#contract/catalogue.ts';
+import { eventfdSignal } from '#contract/os.ts';
+import { MAX_ROWS, type PacketBatch, SLOTS, WINDOW } from '#datapath/packet/batch.ts';
+import type { PortCounters, TxQueue } from '#ports/port.ts';
+import { FinishedFrames, type FrameSink } from '../frame/finished.ts';
+import { fitsMtu } from '../frame/mtu.ts';
+import * as layout from './layout.ts';
+import * as record from './records.ts';
+import { ReturnRing } from './returns.ts';
+import type { PoolView } from './view.ts';
+
+const CHAIN = layout.MAX_CHAIN;
+const NEXT = layout.DESC_NEXT;
+const PRODUCER = layout.R_PRODUCER >> 2;
+const WAKE = layout.R_WAKE >> 2;
+const ROW = record.BUFFER_WORDS;
+const OWNER = record.B_OWNER;
+const PLACE = record.B_PLACE;
+const LINK = record.B_NEXT;
+const FREE = record.C_FREE;
+const Q_RX = record.Q_RX;
+const OUT = record.Q_OUT;
+const LOCK = record.Q_LOCK;
+const BROKEN = record.Q_BROKEN;
+const WINDOW_BYTES = WINDOW;
+const ROWS = MAX_ROWS;
+const signal = eventfdSignal;
+const fits = fitsMtu;
+
+/** Packets of one push, at most. */
+const MAX_PUSH = SLOTS;
+const ETHERNET = 14;
+/** Spins for the lock of a shared queue: some microseconds, more than a burst of another worker takes. */
+const LOCK_SPINS = 20_000;
+/** Tries for the pool's lock: its holders are threads of the switch and keep it for microseconds. */
+const PUSH_TRIES = Number.MAX_SAFE_INTEGER;
+
+const counter = (name: PortCounter): number => portCounter(name);
+const TX_PACKETS = counter('tx_packets');
+const TX_BYTES = counter('tx_bytes');
+const TX_BURSTS = counter('tx_bursts');
+const COPIED = counter('copied_bytes');
+const ZERO_COPY = counter('zero_copy_packets');
+const CALLS = counter('calls');
+const CHECKSUMS = counter('checksums');
+const SEGMENTED = counter('segmented');
+const RING_FULL = DROP_BASE + dropReason('tx_ring_full');
+const POOL_EMPTY = DROP_BASE + dropReason('tx_pool_empty');
+const MTU = DROP_BASE + dropReason('tx_mtu');
+const TOO_BIG = DROP_BASE + dropReason('tx_too_big_for_buffer');
+const PORT_DOWN = DROP_BASE + dropReason('tx_port_down');
+
+export class IvshmemTxQueue implements TxQueue, FrameSink {
+  readonly portNo: number;
+  readonly queue: number;
+  readonly shared: boolean;
+  readonly #callFd: number;
+  readonly #view: PoolView;
+  readonly #row: Int32Array;
+  readonly #counters: PortCounters;
+  readonly #bit: number;
+  readonly #longest: number;
+  readonly #header: Int32Array;
+  readonly #entries: Uint32Array;
+  readonly #returns: ReturnRing;
+  readonly #finished: FinishedFrames;
+  /** Buffers put on the ring since the last publish, in order: the ring itself can be written by others. */
+  readonly #put: Int32Array;
+  /** Entries taken since the last publish, and those that are left. */
+  #count = 0;
+  #room = 0;
+  #frames = 0;
+  #bytes = 0;
+  #copied = 0;
+  #referenced = 0;
+
+  /** @param at byte offset of the queue pair. @param row its Q_ words. @param shared other workers send here too. */
+  constructor(
+    portNo: number,
+    queue: number,
+    shared: boolean,
+    view: PoolView,
+    slot: number,
+    at: number,
+    row: Int32Array,
+    settings: { readonly callFd: number; readonly mtu: number },
+    counters: PortCounters,
+  ) {
+    const { entries } = view.geometry;
+    this.portNo = portNo;
+    this.queue = queue;
+    this.shared = shared;
+    this.#callFd = settings.callFd;
+    this.#view = view;
+    this.#row = row;
+    this.#counters = counters;
+    this.#bit = 1 << slot;
+    this.#longest = settings.mtu + ETHERNET;
+    this.#header = new Int32Array(view.memory, at + layout.ringHeaderAt(layout.RING_RX), 32);
+    this.#entries = new Uint32Array(view.memory, at + layout.ringEntriesAt(layout.RING_RX, entries), entries * 4);
+    this.#returns = new ReturnRing(view, slot, at, row, shared, counters);
+    view.returns.push(this.#returns);
+    this.#finished = new FinishedFrames(this.#longest);
+    this.#put = new Int32Array(entries);
+  }
+
+  lock(): boolean {
+    const row = this.#row;
+    for (let spin = 0; spin < LOCK_SPINS; spin++) {
+      if (row[LOCK] === 0 && Atomics.compareExchange(row, LOCK, 0, 1) === 0) return true;
+    }
+    return false;
+  }
+
+  unlock(): void {
+    Atomics.store(this.#row, LOCK, 0);
+  }
+
+  push(batch: PacketBatch, list: Int32Array, n: number): number {
+    const slots = this.#counters.slots;
+    const base = this.#counters.base;
+    const view = this.#view;
+    const row = this.#row;
+    if (n > MAX_PUSH) {
+      slots[base + RING_FULL] = slots[base + RING_FULL]! + (n - MAX_PUSH);
+      n = MAX_PUSH;
+    }
+    view.enter(PUSH_TRIES);
+    this.#returns.drain();
+    if (row[BROKEN] !== 0) {
+      view.leave();
+      slots[base + PORT_DOWN] = slots[base + PORT_DOWN]! + n;
+      return 0;
+    }
+    const size = view.geometry.entries;
+    const room = size - row[OUT]!;
+    this.#room = Math.min(room, size);
+    this.#frames = 0;
+    this.#bytes = 0;
+    this.#copied = 0;
+    this.#referenced = 0;
+    const own = batch.pool === view.number;
+    let sent = 0;
+    for (let i = 0; i < n; ) {
+      if (own) {
+        const stop = this.#passPlain(batch, list, i, n);
+        sent += stop - i;
+        i = stop;
+      } else {
+        const stop = this.#copyPlain(batch, list, i, n);
+        sent += stop - i;
+        i = stop;
+      }
+      if (i === n) break;
+      const reason = this.#pushAny(batch, list[i]!, own);
+      if (reason === 0) sent++;
+      else slots[base + reason] = slots[base + reason]! + 1;
+      i++;
+    }
+    row[OUT] = row[OUT]! + this.#count;
+    view.leave();
+    if (sent > 0) {
+      slots[base + TX_PACKETS] = slots[base + TX_PACKETS]! + this.#frames;
+      slots[base + TX_BYTES] = slots[base + TX_BYTES]! + this.#bytes;
+      slots[base + TX_BURSTS] = slots[base + TX_BURSTS]! + 1;
+      slots[base + ZERO_COPY] = slots[base + ZERO_COPY]! + this.#referenced;
+      slots[base + COPIED] = slots[base + COPIED]! + this.#copied;
+    }
+    return sent;
+  }
+
+  /**
+   * The straight path of zero copy: untouched frames of one buffer, from packet i on. @returns the first that it is not for.
+   * No call in its loop: after one, V8 would check every view again.
+   */
+  #passPlain(batch: PacketBatch, list: Int32Array, i: number, n: number): number {
+    const buffers = this.#view.records.buffers;
+    const { length, edited, buffer } = batch;
+    const ring = this.#entries;
+    const mask = (ring.length >>> 2) - 1;
+    const put = this.#put;
+    const bit = this.#bit;
+    const longest = this.#longest;
+    const first = this.#row[Q_RX]! + this.#count;
+    const firstPut = this.#count;
+    const begin = i;
+    const end = this.#room < n - i ? i + this.#room : n;
+    let bytes = 0;
+    for (; i < end; i++) {
+      const slot = list[i]!;
+      const frame = length[slot]!;
+      if (edited[slot] !== 0 || frame > longest) break;
+      const b = buffer[slot]!;
+      const r = b * ROW;
+      const holders = buffers[r]!;
+      // Another frame was written into it, it goes on elsewhere, or the client has it already.
+      if (buffers[r + OWNER] !== 0 || buffers[r + LINK] !== 0 || (holders & bit) !== 0) break;
+      buffers[r] = holders | bit;
+      const d = ((first + i - begin) & mask) << 2;
+      ring[d] = b;
+      ring[d + 1] = buffers[r + PLACE]! >>> 16;
+      ring[d + 2] = frame;
+      ring[d + 3] = 0;
+      put[firstPut + i - begin] = b;
+      bytes += frame;
+    }
+    const passed = i - begin;
+    this.#count += passed;
+    this.#room -= passed;
+    this.#frames += passed;
+    this.#referenced += passed;
+    this.#bytes += bytes;
+    return i;
+  }
+
+  /** The straight path of one copy: plain frames that fit one buffer, from packet i on. @returns the first that it is not for. */
+  #copyPlain(batch: PacketBatch, list: Int32Array, i: number, n: number): number {
+    const view = this.#view;
+    const { buffers, control, stack } = view.records;
+    const { bufferBytes, bufferOffset, headroom } = view.geometry;
+    const { rows, start, length, headLength, vnetFlags, gsoType } = batch;
+    const { segmentFirst, segmentCount, segmentAddress, segmentLength } = batch;
+    const ring = this.#entries;
+    const mask = (ring.length >>> 2) - 1;
+    const put = this.#put;
+    const bit = this.#bit;
+    const fitting = bufferBytes - headroom;
+    const longest = Math.min(this.#longest, fitting);
+    const base = view.base + bufferOffset + headroom;
+    const scratch = batch.scratchAddress;
+    const first = this.#row[Q_RX]! + this.#count;
+    const firstPut = this.#count;
+    const begin = i;
+    let most = Math.min(this.#room, n - i);
+    let free = control[FREE]!;
+    if (free < most) free = view.free(most);
+    if (free < most) most = free;
+    const rowsLeft = ((ROWS - batch.rowCount) / 2) | 0;
+    if (rowsLeft < most) most = rowsLeft;
+    const end = i + most;
+    let row = batch.rowCount * 3;
+    let bytes = 0;
+    for (; i < end; i++) {
+      const slot = list[i]!;
+      const frame = length[slot]!;
+      const segments = segmentCount[slot]!;
+      if (frame > longest || segments > 1 || (vnetFlags[slot]! | gsoType[slot]!) !== 0) break;
+      const b = stack[--free]!;
+      buffers[b * ROW] = bit;
+      const d = ((first + i - begin) & mask) << 2;
+      ring[d] = b;
+      ring[d + 1] = headroom;
+      ring[d + 2] = frame;
+      ring[d + 3] = 0;
+      put[firstPut + i - begin] = b;
+      const to = base + b * bufferBytes;
+      const head = headLength[slot]!;
+      bytes += frame;
+      if (head > 0) {
+        rows[row] = to;
+        rows[row + 1] = scratch + start[slot]!;
+        rows[row + 2] = head;
+        row += 3;
+      }
+      if (segments !== 0) {
+        const segment = segmentFirst[slot]!;
+        rows[row] = to + head;
+        rows[row + 1] = segmentAddress[segment]!;
+        rows[row + 2] = segmentLength[segment]!;
+        row += 3;
+      }
+    }
+    control[FREE] = free;
+    batch.rowCount = (row / 3) | 0;
+    const copied = i - begin;
+    this.#count += copied;
+    this.#room -= copied;
+    this.#frames += copied;
+    this.#bytes += bytes;
+    this.#copied += bytes;
+    return i;
+  }
+
+  /** A frame of any shape. @returns 0, or the slot of a drop counter. */
+  #pushAny(batch: PacketBatch, slot: number, own: boolean): number {
+    if (this.#room <= 0) return RING_FULL;
+    if (own) {
+      const passed = this.#passAny(batch, slot);
+      if (passed >= 0) return passed;
+    }
+    const finished = this.#finished;
+    const reason = finished.push(batch, slot, this);
+    if (reason !== 0) return reason;
+    const slots = this.#counters.slots;
+    const base = this.#counters.base;
+    if (finished.summed !== 0) slots[base + CHECKSUMS] = slots[base + CHECKSUMS]! + 1;
+    if (finished.segmented !== 0) slots[base + SEGMENTED] = slots[base + SEGMENTED]! + 1;
+    this.#frames += finished.frames;
+    this.#bytes += finished.bytes;
+    this.#copied += finished.bytes;
+    return 0;
+  }
+
+  /** By reference, with an edited header written in place. @returns 0, the slot of a drop counter, or -1: it must be copied. */
+  #passAny(batch: PacketBatch, slot: number): number {
+    const view = this.#view;
+    const buffers = view.records.buffers;
+    const length = batch.length[slot]!;
+    if (length > this.#longest && !fits(batch, slot, this.#longest)) return MTU;
+    const first = batch.buffer[slot]!;
+    const r = first * ROW;
+    const bit = this.#bit;
+    const version = buffers[r + OWNER]!;
+    // What lies in the buffer is the frame as received (0), or the one of another slot of this batch.
+    const current = batch.edited[slot] === 0 ? version === 0 : version === -(slot + 1);
+    if (!current && (version !== 0 || buffers[r] !== 1 || batch.edited[slot] === 0)) return -1;
+    let pieces = 0;
+    for (let b = first; b >= 0 && pieces < CHAIN; b = buffers[b * ROW + LINK]! - 1) {
+      if ((buffers[b * ROW]! & bit) !== 0) return -1;
+      pieces++;
+    }
+    if (pieces > this.#room) return RING_FULL;
+    if (!current && !this.#writeBack(batch, slot, r)) return -1;
+    let left = pieces;
+    for (let b = first; left > 0; b = buffers[b * ROW + LINK]! - 1) {
+      const at = b * ROW;
+      const place = buffers[at + PLACE]!;
+      buffers[at] = buffers[at]! | bit;
+      left--;
+      this.#take(b, place >>> 16, place & 0xffff, left > 0 ? NEXT : 0);
+    }
+    this.#frames++;
+    this.#bytes += length;
+    this.#referenced++;
+    return 0;
+  }
+
+  /** Lists the copy of an edited header window into the buffer it came from. @returns false when it does not fit there. */
+  #writeBack(batch: PacketBatch, slot: number, r: number): boolean {
+    const view = this.#view;
+    const buffers = view.records.buffers;
+    const place = buffers[r + PLACE]!;
+    const offset = place >>> 16;
+    const bytes = place & 0xffff;
+    // The window of a frame in several buffers may reach into the second.
+    if (bytes < WINDOW_BYTES && buffers[r + LINK] !== 0) return false;
+    const window = Math.min(bytes, WINDOW_BYTES);
+    const head = batch.headLength[slot]!;
+    const at = offset + window - head;
+    if (at < 0 || batch.rowCount >= ROWS) return false;
+    const row = batch.rowCount * 3;
+    batch.rows[row] = view.base + view.geometry.bufferOffset + batch.buffer[slot]! * view.geometry.bufferBytes + at;
+    batch.rows[row + 1] = batch.scratchAddress + batch.start[slot]!;
+    batch.rows[row + 2] = head;
+    batch.rowCount++;
+    buffers[r + PLACE] = (at << 16) | (head + bytes - window);
+    buffers[r + OWNER] = -(slot + 1);
+    this.#copied += head;
+    return true;
+  }
+
+  /** FrameSink: one frame into free buffers. */
+  put(batch: PacketBatch, frames: FinishedFrames): number {
+    const view = this.#view;
+    const { bufferBytes, bufferOffset, headroom } = view.geometry;
+    const bytes = frames.frameBytes;
+    const need = bytes <= bufferBytes - headroom ? 1 : 1 + Math.ceil((bytes - bufferBytes + headroom) / bufferBytes);
+    if (need > CHAIN) return TOO_BIG;
+    if (need > this.#room) return RING_FULL;
+    if (view.records.control[FREE]! < need && view.free(need) < need) return POOL_EMPTY;
+    if (batch.rowCount + need + frames.pieceCount > ROWS) batch.copy();
+    const { buffers, control, stack } = view.records;
+    let piece = 0;
+    let inPiece = 0;
+    let left = bytes;
+    let row = batch.rowCount * 3;
+    for (let k = 0; k < need; k++) {
+      const free = control[FREE]! - 1;
+      const b = stack[free]!;
+      control[FREE] = free;
+      buffers[b * ROW] = this.#bit;
+      const offset = k === 0 ? headroom : 0;
+      const room = bufferBytes - offset;
+      const here = Math.min(left, room);
+      let to = view.base + bufferOffset + b * bufferBytes + offset;
+      for (let open = here; open > 0; ) {
+        const rest = frames.pieceLength[piece]! - inPiece;
+        const take = Math.min(rest, open);
+        if (take > 0) {
+          batch.rows[row] = to;
+          batch.rows[row + 1] = frames.pieceAddress[piece]! + inPiece;
+          batch.rows[row + 2] = take;
+          row += 3;
+        }
+        to += take;
+        open -= take;
+        inPiece += take;
+        if (inPiece === frames.pieceLength[piece]) {
+          piece++;
+          inPiece = 0;
+        }
+      }
+      left -= here;
+      this.#take(b, offset, here, left > 0 ? NEXT : 0);
+    }
+    batch.rowCount = (row / 3) | 0;
+    return 0;
+  }
+
+  /** One entry of the ring. */
+  #take(buffer: number, offset: number, bytes: number, flags: number): void {
+    const ring = this.#entries;
+    const d = ((this.#row[Q_RX]! + this.#count) & ((ring.length >>> 2) - 1)) << 2;
+    ring[d] = buffer;
+    ring[d + 1] = offset;
+    ring[d + 2] = bytes;
+    ring[d + 3] = flags;
+    this.#put[this.#count++] = buffer;
+    this.#room--;
+  }
+
+  mark(): number {
+    return this.#count;
+  }
+
+  /** Frees the buffers of what was put since `mark`: `put` alone takes buffers between the two. */
+  rewind(mark: number): void {
+    const { buffers, control, stack } = this.#view.records;
+    while (this.#count > mark) {
+      const b = this.#put[--this.#count]!;
+      buffers[b * ROW] = 0;
+      const free = control[FREE]!;
+      stack[free] = b;
+      control[FREE] = free + 1;
+      this.#room++;
+    }
+  }
+
+  publish(): void {
+    if (this.#count === 0) return;
+    const row = this.#row;
+    const now = (row[Q_RX]! + this.#count) | 0;
+    this.#count = 0;
+    row[Q_RX] = now;
+    // Sequentially consistent: the client's wish for a call is read only after the index is out.
+    Atomics.store(this.#header, PRODUCER, now);
+    if (this.#header[WAKE] === 1 && this.#callFd >= 0) {
+      signal(this.#callFd);
+      const slots = this.#counters.slots;
+      const base = this.#counters.base;
+      slots[base + CALLS] = slots[base + CALLS]! + 1;
+    }
+  }
+
+  /** Lets go of private memory. */
+  close(): void {
+    const { returns } = this.#view;
+    returns.splice(returns.indexOf(this.#returns), 1);
+    this.#finished.close();
+  }
+}
