@@ -48,8 +48,10 @@ export class PollLoop {
   readonly #shared: Int32Array;
   readonly #wakeFd: number;
   readonly #work: LoopWork;
+  /** Eventfds first, which are read after a sleep; then the others. */
   readonly #fds = new Int32Array(MAX_FDS);
   #fdCount = 0;
+  #eventFds = 0;
   #queues: readonly RxQueue[] = [];
   /** Cycles per queue since `takeUsage`. */
   #usage = new Float64Array(0);
@@ -83,16 +85,20 @@ export class PollLoop {
   }
 
   /** The queues to poll from now on. */
+  // set-up
   poll(queues: readonly RxQueue[]): void {
     this.#queues = queues;
     this.#usage = new Float64Array(queues.length);
     this.#fds[0] = this.#wakeFd;
     this.#fdCount = 1;
     this.#canSleep = queues.length < MAX_FDS;
-    for (let i = 0; i < queues.length; i++) {
-      const fd = queues[i]!.kickFd;
-      if (fd < 0) this.#canSleep = false;
-      else if (this.#fdCount < MAX_FDS) this.#fds[this.#fdCount++] = fd;
+    for (const { kickFd, kickIsLevel } of queues) {
+      if (kickFd < 0) this.#canSleep = false;
+      else if (kickIsLevel !== true && this.#canSleep) this.#fds[this.#fdCount++] = kickFd;
+    }
+    this.#eventFds = this.#fdCount;
+    for (const { kickFd, kickIsLevel } of queues) {
+      if (kickFd >= 0 && kickIsLevel === true && this.#canSleep) this.#fds[this.#fdCount++] = kickFd;
     }
   }
 
@@ -193,7 +199,7 @@ export class PollLoop {
         Atomics.load(this.#shared, SHARED_VERBS) === verbs;
       if (quiet) pollFds(fds, this.#fdCount, SLEEP_MICROS);
       Atomics.store(header, H_WORKER_ASLEEP, 0);
-      for (let i = 0; i < this.#fdCount; i++) eventfdDrain(fds[i]!);
+      for (let i = 0; i < this.#eventFds; i++) eventfdDrain(fds[i]!);
     }
     for (let i = 0; i < armed; i++) queues[i]!.disarm();
   }

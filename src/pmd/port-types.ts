@@ -1,15 +1,27 @@
 /** The port types there are: type name → session, attachment kind → worker's view. */
 import { dummyPort, dummySession } from '#ports/dummy/port.ts';
+import {
+  kernelSessions,
+  PACKET_KIND,
+  packetPort,
+  TAP_KIND,
+  tapPort,
+  XDP_KIND,
+  xdpPort,
+} from '#ports/kernel/factory.ts';
+import { memifPort, memifSessions } from '#ports/memif/factory.ts';
 import type { PortFactory, SessionFactory } from '#ports/port.ts';
 import { vhostPort, vhostSessions } from '#ports/vhost-user/factory.ts';
 
 /** Interface `type` (ovs-vswitchd.conf.db(5)) → session; sockets without a path of their own lie in `rundir`. */
 export function sessionTypes(rundir: string): ReadonlyMap<string, SessionFactory> {
   const vhost = vhostSessions(rundir);
-  return new Map([
+  return new Map<string, SessionFactory>([
+    ...kernelSessions(),
     ['vhost-user', vhost],
     ['dpdkvhostuser', vhost],
     ['dpdkvhostuserclient', vhost],
+    ['memif', memifSessions(rundir)],
     ['dummy', dummySession],
   ]);
 }
@@ -17,5 +29,9 @@ export function sessionTypes(rundir: string): ReadonlyMap<string, SessionFactory
 /** Attachment `kind` → worker's view. */
 export const PORTS: ReadonlyMap<string, PortFactory> = new Map([
   ['vhost-user', vhostPort],
+  ['memif', memifPort],
   ['dummy', dummyPort],
+  [TAP_KIND, tapPort],
+  [PACKET_KIND, packetPort],
+  [XDP_KIND, xdpPort],
 ]);

@@ -96,8 +96,10 @@ export class Ports implements PortHost {
   async set(wanted: PortConfig): Promise<void> {
     const entry = this.#entry(wanted.portNo);
     this.#check(wanted);
-    const same = entry.config.type === wanted.type && entry.config.mtu === wanted.mtu;
-    if (same && (await entry.session.reconfigure(wanted.options))) {
+    const sameMtu = async (): Promise<boolean> =>
+      entry.config.mtu === wanted.mtu || (await entry.session.setMtu?.(wanted.mtu)) === true;
+    const same = entry.config.type === wanted.type && (await entry.session.reconfigure(wanted.options));
+    if (same && (await sameMtu())) {
       entry.config = { ...wanted };
       await this.#serial(() => this.#reassign());
       return;

@@ -59,6 +59,8 @@ export type PortState =
   | 'negotiating'
   | 'no-shared-memory'
   | 'rings-stopped'
+  /** A kernel interface that is not there, or down. */
+  | 'waiting-interface'
   | 'up'
   | 'error';
 
@@ -87,6 +89,8 @@ export interface PortSession {
   start(): Promise<void>;
   /** Changes options while running, where possible. @returns false when the port must be made anew. */
   reconfigure(options: Readonly<Record<string, string>>): Promise<boolean>;
+  /** Changes the MTU while running. @returns false, or absent: the port must be made anew. */
+  setMtu?(mtu: number): Promise<boolean>;
   /** The guest took memory away under a worker: close the connection with this reason. */
   fault(reason: string): void;
   status(): PortStatus;
@@ -99,7 +103,7 @@ export interface PortConfig {
   readonly name: string;
   readonly type: string;
   readonly options: Readonly<Record<string, string>>;
-  /** Frames longer than this (Ethernet payload, bytes) are not sent to the port. */
+  /** Frames longer than this (Ethernet payload, bytes) are not sent to the port; 0: what the interface has (`system`). */
   readonly mtu: number;
 }
 

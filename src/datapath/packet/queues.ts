@@ -21,8 +21,10 @@ export interface RxQueue {
   arm(): boolean;
   /** Turns notifications off again. */
   disarm(): void;
-  /** eventfd to poll while asleep, or -1. */
+  /** Descriptor to poll for readability while asleep, or -1. */
   readonly kickFd: number;
+  /** `kickFd` is no eventfd: it is readable while frames wait, and the loop does not read it. */
+  readonly kickIsLevel?: boolean;
 }
 
 /** Transmit half of a queue pair: packets to the guest. */

@@ -1,0 +1,164 @@
+// hot
+/**
+ * Transmit half of a kernel interface: a burst over a TAP queue or a packet socket, each frame behind a virtio-net header.
+ *
+ * `push` lists pieces: header, window in the scratch, payload where the sender left it. `publish` has the kernel take the
+ * burst, which copies each frame once, from the sender's memory into its own. So there is no transmit ring: its frames
+ * would be written by us and copied again by the kernel wherever they stay on this host. The kernel takes partial checksums
+ * and GSO frames as they are. It takes frames of several workers at a time.
+ */
+import { DROP_BASE, dropReason, portCounter } from '#contract/catalogue.ts';
+import { address, mapAnonymous, release, sendFrames } from '#contract/os.ts';
+import { MAX_PACKET_SEGMENTS, type PacketBatch } from '#datapath/packet/batch.ts';
+import type { PortCounters, TxQueue } from '#ports/port.ts';
+import { fitsMtu } from '../frame/mtu.ts';
+import { putHeader } from '../frame/net-header.ts';
+import { VNET_HEADER } from './rx-slot.ts';
+
+const HEADER = VNET_HEADER;
+const SEGMENTS = MAX_PACKET_SEGMENTS;
+const ETHERNET = 14;
+/** Frames and pieces that one native call takes. */
+const MAX_FRAMES = 64;
+const MAX_PIECES = 4096;
+/** Each header has room for 12 bytes; number 0 stays all zeros, for plain frames. */
+const STRIDE = 16;
+const fits = fitsMtu;
+const header = putHeader;
+const send = sendFrames;
+
+const EIO = 5;
+const ENXIO = 6;
+const EAGAIN = 11;
+const ENOMEM = 12;
+const ENODEV = 19;
+const EBADFD = 77;
+const ENETDOWN = 100;
+const ENOBUFS = 105;
+
+const TX_PACKETS = portCounter('tx_packets');
+const TX_BYTES = portCounter('tx_bytes');
+const TX_BURSTS = portCounter('tx_bursts');
+const MTU = DROP_BASE + dropReason('tx_mtu');
+const PORT_DOWN = DROP_BASE + dropReason('tx_port_down');
+const FULL = DROP_BASE + dropReason('tx_kernel_full');
+const REFUSED = DROP_BASE + dropReason('tx_kernel_refused');
+
+const reasonOf = (errno: number): number => {
+  if (errno === EAGAIN || errno === ENOBUFS || errno === ENOMEM) return FULL;
+  // A TAP device that is down says EIO, one that was deleted EBADFD.
+  if (errno === EIO || errno === ENXIO || errno === ENODEV || errno === ENETDOWN || errno === EBADFD) return PORT_DOWN;
+  return REFUSED;
+};
+
+export class KernelTxQueue implements TxQueue {
+  readonly portNo: number;
+  readonly queue: number;
+  readonly shared = false;
+  readonly #fd: number;
+  readonly #socket: boolean;
+  readonly #counters: PortCounters;
+  readonly #longest: number;
+  readonly #headers: Uint16Array;
+  readonly #headersAddress: number;
+  readonly #pieces = new Float64Array(MAX_PIECES * 2);
+  readonly #counts = new Int32Array(MAX_FRAMES);
+  readonly #lengths = new Int32Array(MAX_FRAMES);
+  readonly #results = new Int32Array(MAX_FRAMES);
+  #frames = 0;
+  #used = 0;
+
+  /** @param mtu longest Ethernet payload. */
+  constructor(portNo: number, queue: number, fd: number, socket: boolean, counters: PortCounters, mtu: number) {
+    this.portNo = portNo;
+    this.queue = queue;
+    this.#fd = fd;
+    this.#socket = socket;
+    this.#counters = counters;
+    this.#longest = mtu + ETHERNET;
+    const memory = mapAnonymous((MAX_FRAMES + 1) * STRIDE);
+    this.#headers = new Uint16Array(memory);
+    this.#headersAddress = address(memory);
+  }
+
+  lock(): boolean {
+    return true;
+  }
+
+  unlock(): void {}
+
+  push(batch: PacketBatch, list: Int32Array, n: number): number {
+    const length = batch.length;
+    const longest = this.#longest;
+    let late = 0;
+    for (let i = 0; i < n; i++) {
+      const slot = list[i]!;
+      if (length[slot]! > longest && !fits(batch, slot, longest)) {
+        late++;
+        continue;
+      }
+      if (this.#frames === MAX_FRAMES || this.#used + SEGMENTS + 2 > MAX_PIECES) this.publish();
+      this.#list(batch, slot);
+    }
+    if (late > 0) this.#counters.slots[this.#counters.base + MTU]! += late;
+    return n - late;
+  }
+
+  #list(batch: PacketBatch, slot: number): void {
+    const pieces = this.#pieces;
+    const frame = this.#frames;
+    const used = this.#used;
+    let at = used * 2;
+    let number = 0;
+    if ((batch.vnetFlags[slot]! | batch.gsoType[slot]!) !== 0) {
+      number = frame + 1;
+      header(batch, slot, this.#headers, number * STRIDE);
+    }
+    pieces[at] = this.#headersAddress + number * STRIDE;
+    pieces[at + 1] = HEADER;
+    at += 2;
+    const head = batch.headLength[slot]!;
+    if (head > 0) {
+      pieces[at] = batch.scratchAddress + batch.start[slot]!;
+      pieces[at + 1] = head;
+      at += 2;
+    }
+    const count = batch.segmentCount[slot]!;
+    const first = batch.segmentFirst[slot]!;
+    for (let s = 0; s < count; s++) {
+      pieces[at] = batch.segmentAddress[first + s]!;
+      pieces[at + 1] = batch.segmentLength[first + s]!;
+      at += 2;
+    }
+    this.#counts[frame] = (at >>> 1) - used;
+    this.#lengths[frame] = batch.length[slot]!;
+    this.#used = at >>> 1;
+    this.#frames = frame + 1;
+  }
+
+  publish(): void {
+    const frames = this.#frames;
+    if (frames === 0) return;
+    const results = this.#results;
+    const lengths = this.#lengths;
+    this.#frames = 0;
+    this.#used = 0;
+    const sent = send(this.#fd, this.#socket, this.#pieces, this.#counts, frames, results);
+    const slots = this.#counters.slots;
+    const base = this.#counters.base;
+    let bytes = 0;
+    for (let i = 0; i < frames; i++) {
+      if (results[i] === 0) bytes += lengths[i]!;
+      else slots[base + reasonOf(results[i]!)]! += 1;
+    }
+    if (sent <= 0) return;
+    slots[base + TX_PACKETS]! += sent;
+    slots[base + TX_BYTES]! += bytes;
+    slots[base + TX_BURSTS]! += 1;
+  }
+
+  /** Lets go of private memory. */
+  close(): void {
+    release(this.#headers.buffer as ArrayBuffer);
+  }
+}
