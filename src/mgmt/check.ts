@@ -52,10 +52,13 @@ function checkPort(model: Model, bridge: string, record: PortRecord, before: Por
     for (const other of ports.values()) {
       if (other.name === record.name) continue;
       const path = socketPath(record);
-      if (path !== '' && path === socketPath(other)) {
+      if (path !== '' && path === socketPath(other) && !sharesSocket(record, other)) {
         throw new RequestError('exists', `${path} is the socket of port ${other.name} already`, {
           field: 'options.path',
-          hint: 'give every port a socket of its own',
+          hint:
+            record.type === 'memif'
+              ? 'give every memif port there an option id of its own'
+              : 'give every port a socket of its own',
           status: 409,
         });
       }
@@ -71,6 +74,12 @@ function checkPort(model: Model, bridge: string, record: PortRecord, before: Por
       }
     }
   }
+}
+
+/** Memif ports share a socket: each end of each id is there once. */
+function sharesSocket(a: PortRecord, b: PortRecord): boolean {
+  const end = ({ options }: PortRecord) => `${options['role'] ?? 'server'} ${options['id'] ?? '0'}`;
+  return a.type === 'memif' && b.type === 'memif' && end(a) !== end(b);
 }
 
 const socketPath = (port: PortRecord): string => port.options.path ?? port.options['vhost-server-path'] ?? '';
