@@ -13,7 +13,7 @@ struct instance *instance_of(napi_env env) {
   return napi_get_instance_data(env, &data) == napi_ok ? data : NULL;
 }
 
-// Runs after all cleanup hooks: the reactor's thread has been joined by then.
+// Runs after all cleanup hooks: the reactor has been closed by then.
 static void free_instance(napi_env env, void *data, void *hint) {
   (void)hint;
   struct instance *instance = data;

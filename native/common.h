@@ -66,9 +66,6 @@ bool guard_find(const void *address, void **base, size_t *length);
 // copy.c
 void copy_select(void);
 
-// watcher.c
-void reactor_stop(struct reactor *reactor);
-
 // thread.c
 void clock_start(void);
 

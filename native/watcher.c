@@ -1,122 +1,109 @@
-// The reactor: one epoll thread per environment that turns readiness into calls on the JavaScript thread.
+// The reactor: the descriptors that an environment watches, in one epoll set that its own event loop polls.
+//
+// An epoll descriptor is readable while one of its members is ready (epoll(7)); so libuv, which offers no JavaScript call to
+// watch any descriptor, watches this one, and its readiness becomes calls on the loop's thread, with no thread in between.
 //
 // Every registration carries an id that JavaScript hands out once and never reuses. All registrations are one-shot; the
-// JavaScript side re-arms after its callback. So at most one event per registration is on its way, an event of a removed
-// registration is recognised by its unknown id, and a callback that does not drain its descriptor does not spin.
-//
-// The thread only waits and posts; epoll_ctl is called on the JavaScript thread (epoll allows both at once).
+// JavaScript side re-arms after its callback. So an event of a removed registration is recognised by its unknown id, and a
+// callback that does not drain its descriptor does not starve the others.
 #include "common.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #define BATCH 64
-#define STOP_ID UINT64_MAX
+
+// libuv's own declarations (uv.h, stable in 1.x), since Node-API's headers come without them.
+typedef struct uv_handle_s uv_handle_t;
+typedef struct uv_loop_s uv_loop_t;
+enum { UV_POLL_HANDLE = 8, UV_READABLE_EVENT = 1 };
+extern size_t uv_handle_size(int type);
+extern int uv_poll_init(uv_loop_t *loop, uv_handle_t *handle, int fd);
+extern int uv_poll_start(uv_handle_t *handle, int events, void (*callback)(uv_handle_t *, int, int));
+extern int uv_poll_stop(uv_handle_t *handle);
+extern void uv_close(uv_handle_t *handle, void (*closed)(uv_handle_t *));
+extern void uv_ref(uv_handle_t *handle);
+extern void uv_unref(uv_handle_t *handle);
+extern void uv_handle_set_data(uv_handle_t *handle, void *data);
+extern void *uv_handle_get_data(const uv_handle_t *handle);
 
 struct reactor {
   int epoll;
-  int stop;  // eventfd
-  pthread_t thread;
-  napi_threadsafe_function post;
+  uv_handle_t *poll;
+  napi_env env;
+  napi_ref callback;
+  napi_async_context context;
+  napi_async_cleanup_hook_handle hook;
   struct instance *instance;
 };
 
-struct batch {
-  int count;
-  struct epoll_event events[BATCH];
-};
-
-static void *run(void *argument) {
-  struct reactor *reactor = argument;
-  struct batch *batch = NULL;
-  for (;;) {
-    if (!batch) batch = malloc(sizeof *batch);
-    if (!batch) {
-      usleep(1000);
-      continue;
-    }
-    batch->count = epoll_wait(reactor->epoll, batch->events, BATCH, -1);
-    if (batch->count < 0 && errno == EINTR) continue;
-    if (batch->count < 0) break;
-    bool stop = false;
-    for (int i = 0; i < batch->count; i++) stop |= batch->events[i].data.u64 == STOP_ID;
-    if (stop) break;
-    // Unbounded queue, bounded by one event per registration.
-    if (napi_call_threadsafe_function(reactor->post, batch, napi_tsfn_nonblocking) != napi_ok) break;
-    batch = NULL;
-  }
-  free(batch);
-  return NULL;
-}
-
-// On the JavaScript thread; env is NULL while the environment is torn down.
-static void deliver(napi_env env, napi_value callback, void *context, void *data) {
-  (void)context;
-  struct batch *batch = data;
-  napi_value receiver;
-  if (env && napi_get_undefined(env, &receiver) == napi_ok) {
-    for (int i = 0; i < batch->count; i++) {
-      napi_handle_scope scope;
-      if (napi_open_handle_scope(env, &scope) != napi_ok) break;
-      napi_value argv[2] = {make_double(env, (double)batch->events[i].data.u64),
-                            make_int(env, (int64_t)batch->events[i].events)};
-      // An exception in one callback is reported as uncaught; the other events are still delivered.
-      if (napi_call_function(env, receiver, callback, 2, argv, NULL) == napi_pending_exception) {
-        napi_value error;
-        if (napi_get_and_clear_last_exception(env, &error) == napi_ok) napi_fatal_exception(env, error);
-      }
-      napi_close_handle_scope(env, scope);
+static void deliver(struct reactor *reactor, const struct epoll_event *event) {
+  napi_env env = reactor->env;
+  napi_handle_scope scope;
+  if (napi_open_handle_scope(env, &scope) != napi_ok) return;
+  napi_value callback, receiver;
+  if (napi_get_reference_value(env, reactor->callback, &callback) == napi_ok &&
+      napi_get_global(env, &receiver) == napi_ok) {
+    napi_value argv[2] = {make_double(env, (double)event->data.u64), make_int(env, (int64_t)event->events)};
+    // An exception in one callback is reported as uncaught; the other events are still delivered.
+    if (napi_make_callback(env, reactor->context, receiver, callback, 2, argv, NULL) == napi_pending_exception) {
+      napi_value error;
+      if (napi_get_and_clear_last_exception(env, &error) == napi_ok) napi_fatal_exception(env, error);
     }
   }
-  free(batch);
+  napi_close_handle_scope(env, scope);
 }
 
-static void stop_at_teardown(void *argument) { reactor_stop(argument); }
+static void ready(uv_handle_t *handle, int status, int events) {
+  (void)status;
+  (void)events;
+  struct reactor *reactor = uv_handle_get_data(handle);
+  struct epoll_event list[BATCH];
+  int count = epoll_wait(reactor->epoll, list, BATCH, 0);
+  for (int i = 0; i < count; i++) deliver(reactor, &list[i]);
+}
 
-void reactor_stop(struct reactor *reactor) {
-  const uint64_t one = 1;
-  // Cannot fail: the counter is 0 and the descriptor is ours.
-  if (write(reactor->stop, &one, sizeof one) == sizeof one) pthread_join(reactor->thread, NULL);
-  napi_release_threadsafe_function(reactor->post, napi_tsfn_abort);
-  close(reactor->epoll);
-  close(reactor->stop);
-  reactor->instance->reactor = NULL;
+static void release(struct reactor *reactor) {
+  if (reactor->epoll >= 0) close(reactor->epoll);
+  free(reactor->poll);
   free(reactor);
 }
 
-static int start_thread(struct reactor *reactor) {
-  sigset_t all, before;
-  // Signals of the process are Node's business, on its own threads.
-  sigfillset(&all);
-  sigdelset(&all, SIGBUS);
-  sigdelset(&all, SIGSEGV);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  int error = pthread_create(&reactor->thread, NULL, run, reactor);
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
-  if (!error) pthread_setname_np(reactor->thread, "rw-watcher");
-  return -error;
+static void closed(uv_handle_t *handle) {
+  struct reactor *reactor = uv_handle_get_data(handle);
+  napi_async_cleanup_hook_handle hook = reactor->hook;
+  release(reactor);
+  napi_remove_async_cleanup_hook(hook);
 }
 
+static void stop_at_teardown(napi_async_cleanup_hook_handle hook, void *argument) {
+  struct reactor *reactor = argument;
+  reactor->hook = hook;
+  reactor->instance->reactor = NULL;
+  uv_poll_stop(reactor->poll);
+  uv_close(reactor->poll, closed);
+}
+
+// 0 or -errno. Once the poll handle is initialised only `closed` may free it.
 static int open_reactor(napi_env env, napi_value callback, struct reactor *reactor) {
+  uv_loop_t *loop;
+  napi_value name;
   reactor->epoll = epoll_create1(EPOLL_CLOEXEC);
   if (reactor->epoll < 0) return -errno;
-  reactor->stop = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-  struct epoll_event event = {.events = EPOLLIN, .data.u64 = STOP_ID};
-  if (reactor->stop < 0 || epoll_ctl(reactor->epoll, EPOLL_CTL_ADD, reactor->stop, &event) < 0) return -errno;
-  napi_value name;
-  if (napi_create_string_utf8(env, "ringway watcher", NAPI_AUTO_LENGTH, &name) != napi_ok ||
-      napi_create_threadsafe_function(env, callback, NULL, name, 0, 1, NULL, NULL, NULL, deliver, &reactor->post) !=
-          napi_ok)
+  reactor->poll = calloc(1, uv_handle_size(UV_POLL_HANDLE));
+  if (!reactor->poll || napi_get_uv_event_loop(env, (struct uv_loop_s **)&loop) != napi_ok ||
+      napi_create_string_utf8(env, "ringway watcher", NAPI_AUTO_LENGTH, &name) != napi_ok ||
+      napi_create_reference(env, callback, 1, &reactor->callback) != napi_ok ||
+      napi_async_init(env, NULL, name, &reactor->context) != napi_ok)
     return -ENOMEM;
-  napi_unref_threadsafe_function(env, reactor->post);
-  int error = start_thread(reactor);
-  if (!error) return 0;
-  napi_release_threadsafe_function(reactor->post, napi_tsfn_abort);
-  return error;
+  int error = uv_poll_init(loop, reactor->poll, reactor->epoll);
+  if (error) return error;
+  uv_handle_set_data(reactor->poll, reactor);
+  napi_add_async_cleanup_hook(env, stop_at_teardown, reactor, &reactor->hook);
+  uv_poll_start(reactor->poll, UV_READABLE_EVENT, ready);
+  uv_unref(reactor->poll);
+  return 0;
 }
 
 // watchStart(callback(id, events)): 0 or -errno; once per environment.
@@ -132,18 +119,15 @@ static napi_value watch_start(napi_env env, napi_callback_info info) {
   if (instance->reactor) return make_int(env, -EALREADY);
   struct reactor *reactor = calloc(1, sizeof *reactor);
   if (!reactor) return make_int(env, -ENOMEM);
-  reactor->epoll = reactor->stop = -1;
+  reactor->epoll = -1;
+  reactor->env = env;
   reactor->instance = instance;
   int error = open_reactor(env, argv[0], reactor);
   if (error) {
-    if (reactor->epoll >= 0) close(reactor->epoll);
-    if (reactor->stop >= 0) close(reactor->stop);
-    free(reactor);
+    release(reactor);
     return make_int(env, error);
   }
   instance->reactor = reactor;
-  // Hooks run last in, first out: the thread is gone before the thread-safe function closes itself.
-  napi_add_env_cleanup_hook(env, stop_at_teardown, reactor);
   return make_int(env, 0);
 }
 
@@ -182,9 +166,9 @@ static napi_value watch_ref(napi_env env, napi_callback_info info) {
   struct instance *instance = instance_of(env);
   if (!instance || !get_args(env, info, 1, argv) || !get_flag(env, argv[0], "on", &on)) return NULL;
   if (!instance->reactor) return make_int(env, -EBADF);
-  napi_status status = on ? napi_ref_threadsafe_function(env, instance->reactor->post)
-                          : napi_unref_threadsafe_function(env, instance->reactor->post);
-  return make_int(env, status == napi_ok ? 0 : -EINVAL);
+  if (on) uv_ref(instance->reactor->poll);
+  else uv_unref(instance->reactor->poll);
+  return make_int(env, 0);
 }
 
 const napi_property_descriptor watcher_exports[] = {

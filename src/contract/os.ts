@@ -377,7 +377,7 @@ interface Watch {
   watcher: Watcher;
 }
 
-// One native thread serves all watchers of this thread. Ids are never reused, so that an event that was on its way when
+// One epoll set serves all watchers of this thread. Ids are never reused, so that an event that was on its way when
 // its registration went away finds nothing here.
 const watches = new Map<number, Watch>();
 let nextWatchId = 1;
