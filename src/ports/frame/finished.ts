@@ -38,12 +38,20 @@ export class FinishedFrames {
   bytes = 0;
   summed = 0;
   segmented = 0;
+  /** Where the frame's partial checksum starts and lies, for ports that take such; start 0: it has none. */
+  csumStart = 0;
+  csumOffset = 0;
   readonly #longest: number;
+  readonly #partial: boolean;
   readonly #offload = new SoftwareOffload();
 
-  /** @param longest bytes of a frame with an untagged Ethernet header: MTU + 14. */
-  constructor(longest: number) {
+  /**
+   * @param longest bytes of a frame with an untagged Ethernet header: MTU + 14.
+   * @param partial the sink takes partial checksums (`csumStart`, `csumOffset`), except those of GSO frames.
+   */
+  constructor(longest: number, partial = false) {
     this.#longest = longest;
+    this.#partial = partial;
   }
 
   /** Lets go of private memory. */
@@ -57,9 +65,14 @@ export class FinishedFrames {
     this.bytes = batch.length[slot]!;
     this.summed = 0;
     this.segmented = 0;
+    this.csumStart = 0;
     if (batch.length[slot]! > this.#longest && !fits(batch, slot, this.#longest)) return MTU;
     if (batch.gsoType[slot] !== NONE) return this.#segment(batch, slot, sink);
-    if (batch.vnetFlags[slot] !== 0) return this.#sum(batch, slot, sink);
+    if (batch.vnetFlags[slot] !== 0) {
+      if (!this.#partial) return this.#sum(batch, slot, sink);
+      this.csumStart = batch.csumStart[slot]!;
+      this.csumOffset = batch.csumOffset[slot]!;
+    }
     this.frameBytes = batch.length[slot]!;
     const first = batch.segmentFirst[slot]!;
     const count = batch.segmentCount[slot]!;
