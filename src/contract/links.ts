@@ -5,7 +5,7 @@
  * Every step may be repeated: what is there already is left, what is gone already is no error.
  */
 import { execFile } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 
 /** Longest name of a network device in bytes (IFNAMSIZ less its NUL). */
 export const DEVICE_NAME_MAX = 15;
@@ -55,14 +55,10 @@ export interface DeviceState {
 
 export interface Links {
   exists(name: string): boolean;
-  /** Kernel index of a device, a new one when it was made anew; 0 without such a device. */
-  index(name: string): number;
   /** Makes a pair with its host end up, unless the host end is there. @throws Error with ip's own words. */
   addVeth(pair: VethPair): Promise<void>;
   /** Deletes a device, and with one end of a pair the other. */
   remove(name: string): Promise<void>;
-  /** Brings a device up with these settings. @throws Error */
-  configure(name: string, settings: DeviceSettings): Promise<void>;
   /** Host ends of pairs with this alias. */
   list(alias: string): Promise<string[]>;
 }
@@ -88,14 +84,6 @@ export class IpLinks implements Links {
     return existsSync(`/sys/class/net/${name}`);
   }
 
-  index(name: string): number {
-    try {
-      return Number(readFileSync(`/sys/class/net/${name}/ifindex`, 'utf8'));
-    } catch {
-      return 0;
-    }
-  }
-
   async addVeth({ host, peer, mac, mtu, alias }: VethPair): Promise<void> {
     if (!this.exists(host)) {
       const address = mac === '' ? [] : ['address', mac];
@@ -117,6 +105,7 @@ export class IpLinks implements Links {
     });
   }
 
+  /** Brings a device up with these settings. @throws Error */
   async configure(name: string, { addresses, mtu, mac, routes }: DeviceSettings): Promise<void> {
     if (mac) await this.ip(['link', 'set', 'dev', name, 'address', mac]);
     await this.ip(['link', 'set', 'dev', name, ...(mtu > 0 ? ['mtu', String(mtu)] : []), 'up']);

@@ -33,7 +33,6 @@ maybe(`a veth pair is made once, found by its alias, configured, moved and remov
     await links.addVeth(pair);
     await links.addVeth(pair);
     t.true(links.exists(host));
-    t.true(links.index(host) > 0);
     t.deepEqual(await links.list(alias), [host]);
     t.deepEqual(await links.list('another'), []);
     await links.move(peer, path, 'eth0');
@@ -74,5 +73,4 @@ maybe(`what the kernel refuses is told in its words, and leaves no device${need}
   await t.throwsAsync(links.addVeth(pair), { message: /^ip link add .*not a valid ifname/ });
   t.false(links.exists(host));
   await t.throwsAsync(links.configure(host, { addresses: [], mtu: 0 }), { message: /Cannot find device/ });
-  t.is(links.index(host), 0);
 });

@@ -54,8 +54,6 @@ export class DockerDriver {
   readonly #links: Links;
   readonly #log: ManagerLog;
   #turn: Promise<unknown> = Promise.resolve();
-  /** Gateway device → its kernel index when it was given its addresses. */
-  readonly #configured = new Map<string, number>();
 
   constructor({ manager, links, log }: DriverParts) {
     this.#manager = manager;
@@ -86,21 +84,16 @@ export class DockerDriver {
       const labels = object(body, 'Options');
       const options = networkOptions(object(labels, LABEL.generic));
       const bridge = options.bridge || bridgeName(id);
-      // The bridge's own device carries no VLAN, and belongs to its owner where others use the bridge too.
-      const ours = this.#made(bridge) || !this.#model.bridges.has(bridge);
-      const device = ours && options.vlan === 0 ? bridge : gatewayName(id);
       const internal = labels[LABEL.internal] === true;
       const network: NetworkRecord = {
         id,
         bridge,
-        device,
+        device: gatewayName(id),
         pools: [...pools(body, 'IPv4Data'), ...pools(body, 'IPv6Data')].filter(({ pool }) => pool !== ''),
         internal,
         options,
       };
-      const before = findNetwork(this.#model, id);
-      if (!before) await this.#make(network);
-      await this.#address(before ?? network);
+      if (!findNetwork(this.#model, id)) await this.#make(network);
       return {};
     });
   }
@@ -127,18 +120,20 @@ export class DockerDriver {
       externalIds: { [MADE_BY_US]: 'true' },
     };
     const record = this.#model.bridges.get(bridge)?.bridge ?? fresh;
-    const changes: ConfigChange[] = [{ kind: 'SetBridge', record: withNetwork(record, network) }];
-    if (device !== bridge) {
-      const gateway: PortRecord = {
-        ...NO_PORT,
-        name: device,
-        type: 'internal',
-        tag: options.vlan > 0 ? options.vlan : -1,
-        mtuRequest: options.mtu,
-      };
-      changes.push({ kind: 'SetPort', bridge, record: gateway });
-    }
-    await this.#manager.transact(changes);
+    const addresses = network.pools.map(({ gateway }) => gateway).filter((gateway) => gateway !== '');
+    const gateway: PortRecord = {
+      ...NO_PORT,
+      name: device,
+      type: 'internal',
+      // The data plane gives the device its addresses, also when it makes it anew after a crash.
+      options: { address: addresses.join(','), mac: macFor(addresses[0] ?? '', id) },
+      tag: options.vlan > 0 ? options.vlan : -1,
+      mtuRequest: options.mtu,
+    };
+    await this.#manager.transact([
+      { kind: 'SetBridge', record: withNetwork(record, network) },
+      { kind: 'SetPort', bridge, record: gateway },
+    ]);
     try {
       if (options.isolate) await this.#manager.modifyFlows(bridge, this.#fence(network));
     } catch (error) {
@@ -153,7 +148,7 @@ export class DockerDriver {
    * sends may come from the gateway.
    */
   #fence({ id, bridge, device, pools }: NetworkRecord): FlowMod[] {
-    const port = device === bridge ? 'LOCAL' : String(this.#manager.bridge(bridge).port(device)?.ofport ?? 0);
+    const port = this.#manager.bridge(bridge).port(device)?.ofport;
     const head = `cookie=0x${cookie(id)},in_port=${port}`;
     return pools
       .filter(({ gateway }) => gateway !== '')
@@ -165,27 +160,6 @@ export class DockerDriver {
         ];
       })
       .map((flow) => ({ command: 'add', flow }));
-  }
-
-  /** Gives the gateway device its addresses, once in its life. */
-  async #address({ device, pools, options }: NetworkRecord): Promise<void> {
-    const index = this.#links.index(device);
-    if (index === 0) {
-      const why = this.#deviceError(device);
-      throw new RequestError('no_device', `there is no device ${device} for the gateway${why}`);
-    }
-    if (this.#configured.get(device) === index) return;
-    const addresses = pools.map(({ gateway }) => gateway).filter((gateway) => gateway !== '');
-    await this.#links.configure(device, { addresses, mtu: options.mtu });
-    this.#configured.set(device, index);
-  }
-
-  #deviceError(device: string): string {
-    for (const [bridge, { ports }] of this.#model.bridges) {
-      const error = ports.has(device) ? this.#manager.portError(bridge, device) : '';
-      if (error) return `: ${error}`;
-    }
-    return ': does the switch run as root?';
   }
 
   deleteNetwork(body: Body): Promise<object> {
@@ -200,8 +174,7 @@ export class DockerDriver {
     const { id, bridge, device } = network;
     const at = this.#model.bridges.get(bridge)!;
     const endpoints = allEndpoints(this.#model).filter((endpoint) => endpoint.network === id);
-    const gone = endpoints.map(({ port }) => port.name);
-    if (device !== bridge) gone.push(device);
+    const gone = [...endpoints.map(({ port }) => port.name), device];
     const others = networksOf(at.bridge).length > 1 || [...at.ports.keys()].some((port) => !gone.includes(port));
     if (this.#made(bridge) && !others) {
       await this.#manager.transact([{ kind: 'DeleteBridge', name: bridge }]);
@@ -214,7 +187,6 @@ export class DockerDriver {
           .map((name): ConfigChange => ({ kind: 'DeletePort', bridge, name })),
       ]);
     }
-    this.#configured.delete(device);
     for (const { port } of endpoints) await this.#links.remove(port.name);
     this.#log.info({ network: id, bridge }, 'Docker network deleted');
   }
@@ -364,8 +336,7 @@ export class DockerDriver {
   // After a crash
 
   /**
-   * Takes away what crashes left: ports of containers that are gone, and pairs without a port. Then gives the gateways their
-   * addresses.
+   * Takes away what crashes left: ports of containers that are gone, and pairs without a port.
    */
   recover(): Promise<void> {
     return this.#serial(async () => {
@@ -382,20 +353,7 @@ export class DockerDriver {
           if (name.startsWith('rwh-') && !known.has(name)) await this.#links.remove(name);
         }
       }
-      await this.#refresh();
     });
-  }
-
-  /** Gives gateway devices that were made anew (with a new data plane) their addresses again. */
-  refresh(): Promise<void> {
-    return this.#serial(() => this.#refresh());
-  }
-
-  async #refresh(): Promise<void> {
-    for (const network of allNetworks(this.#model)) {
-      if (this.#links.index(network.device) === 0) this.#configured.delete(network.device);
-      else await this.#address(network);
-    }
   }
 }
 

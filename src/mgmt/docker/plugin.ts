@@ -14,8 +14,6 @@ import { type Body, PLUGIN_TYPE } from './messages.ts';
 export const PLUGIN_SOCKET = '/run/docker/plugins/ringway.sock';
 
 const BODY_LIMIT = 1 << 20;
-/** ms between looks whether a gateway's device was made anew. */
-const WATCH_INTERVAL = 1000;
 
 type Handler = (body: Body) => object | Promise<object>;
 
@@ -87,7 +85,6 @@ export class DockerPlugin {
   readonly #driver: DockerDriver;
   readonly #log: ManagerLog;
   #app: FastifyInstance | undefined;
-  #watch: NodeJS.Timeout | undefined;
   /** Where the plugin listens; empty while it is off. */
   socketPath = '';
 
@@ -120,8 +117,6 @@ export class DockerPlugin {
     }
     this.#app = app;
     this.socketPath = path;
-    this.#watch = setInterval(() => void this.#refresh(), WATCH_INTERVAL);
-    this.#watch.unref();
   }
 
   /** Takes away what crashes left; to be called when the stored configuration is in force. */
@@ -132,15 +127,8 @@ export class DockerPlugin {
       .catch((error: unknown) => this.#log.error({ error }, 'what a crash left of Docker endpoints stays'));
   }
 
-  async #refresh(): Promise<void> {
-    await this.#driver
-      .refresh()
-      .catch((error: unknown) => this.#log.error({ error }, 'a gateway cannot be given its addresses'));
-  }
-
   /** Ends the plugin and removes its socket; networks and endpoints stay. */
   async close(): Promise<void> {
-    clearInterval(this.#watch);
     const app = this.#app;
     this.#app = undefined;
     this.socketPath = '';

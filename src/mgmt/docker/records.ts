@@ -10,7 +10,7 @@ import type { NetworkOptions } from './options.ts';
 export interface NetworkRecord {
   readonly id: string;
   readonly bridge: string;
-  /** Kernel device with the gateway's addresses: the bridge's own, or an internal port. */
+  /** Internal port, a device of the kernel, with the gateway's addresses. */
   readonly device: string;
   readonly pools: readonly Pool[];
   /** No way out of the network. */

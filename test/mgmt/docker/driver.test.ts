@@ -1,14 +1,9 @@
 import test from 'ava';
 import { createEndpoint, createNetwork, id, type Rig, startRig } from './rig.ts';
 
-/** A rig whose bridges have devices of their own, as the kernel's would. */
 async function withRig(body: (rig: Rig) => Promise<void>): Promise<void> {
   const rig = await startRig();
   try {
-    for (let n = 1; n < 10; n++) {
-      rig.links.others.set(`rw-${id(n).slice(0, 12)}`, n);
-      rig.links.others.set(`rwg-${id(n).slice(0, 11)}`, 50 + n);
-    }
     await body(rig);
   } finally {
     await rig.stop();
@@ -16,20 +11,24 @@ async function withRig(body: (rig: Rig) => Promise<void>): Promise<void> {
 }
 
 const HOST_END = `rwh-${id(20).slice(0, 11)}`;
+const GATEWAY = `rwg-${id(1).slice(0, 11)}`;
 const BRIDGE = `rw-${id(1).slice(0, 12)}`;
 
-test('a network is a bridge whose device has the gateway address and the MTU', async (t) => {
-  await withRig(async ({ ask, manager, links }) => {
+test('a network is a bridge with an internal port that has the gateway address and the MTU', async (t) => {
+  await withRig(async ({ ask, manager }) => {
     t.deepEqual(await ask('CreateNetwork', createNetwork(1, { options: { 'ringway.mtu': '9000' } })), {});
-    t.true(manager.model.bridges.has(BRIDGE));
-    t.deepEqual(links.settings.get(BRIDGE), { addresses: ['172.30.0.1/24'], mtu: 9000 });
+    const { ports } = manager.model.bridges.get(BRIDGE)!;
+    t.deepEqual([...ports.keys()], [GATEWAY]);
+    const options = { address: '172.30.0.1/24', mac: '02:42:ac:1e:00:01' };
+    t.like(ports.get(GATEWAY)!, { type: 'internal', options, mtuRequest: 9000, tag: -1 });
   });
 });
 
 test('both families have their gateway', async (t) => {
-  await withRig(async ({ ask, links }) => {
+  await withRig(async ({ ask, manager }) => {
     await ask('CreateNetwork', createNetwork(1, { v6: { Pool: 'fd00:7::/64', Gateway: 'fd00:7::1/64' } }));
-    t.deepEqual(links.settings.get(BRIDGE)?.addresses, ['172.30.0.1/24', 'fd00:7::1/64']);
+    const { ports } = manager.model.bridges.get(BRIDGE)!;
+    t.is(ports.get(GATEWAY)?.options['address'], '172.30.0.1/24,fd00:7::1/64');
     await ask('CreateEndpoint', createEndpoint(1, 20, { AddressIPv6: 'fd00:7::2/64' }));
     const joined = await ask('Join', { NetworkID: id(1), EndpointID: id(20), SandboxKey: '/x', Options: {} });
     t.is(joined.Gateway, '172.30.0.1');
@@ -76,9 +75,7 @@ test('VLAN, MTU and isolation reach the port; the gateway is an internal port in
     const port = ports.get(HOST_END)!;
     t.like(port, { tag: 30, mtuRequest: 1400, otherConfig: { protected: 'true' } });
     t.is(links.pairs.get(HOST_END)?.mtu, 1400);
-    const gateway = `rwg-${id(1).slice(0, 11)}`;
-    t.like(ports.get(gateway)!, { type: 'internal', tag: 30, mtuRequest: 1400, otherConfig: {} });
-    t.deepEqual(links.settings.get(gateway), { addresses: ['172.30.0.1/24'], mtu: 1400 });
+    t.like(ports.get(GATEWAY)!, { type: 'internal', tag: 30, mtuRequest: 1400, otherConfig: {} });
   });
 });
 
@@ -87,8 +84,8 @@ test('isolated containers do not reach each other through the host either', asyn
     await ask('CreateNetwork', createNetwork(1, { options: { 'com.docker.network.bridge.enable_icc': 'false' } }));
     const flows = manager.bridge(BRIDGE).dumpFlows('');
     const told = flows.map(({ priority, match, actions }) => `${priority} ${match} ${actions}`);
-    t.true(told.includes('20001 ip,in_port=LOCAL,nw_src=172.30.0.1 NORMAL'), told.join('\n'));
-    t.true(told.includes('20000 ip,in_port=LOCAL,nw_src=172.30.0.0/24 drop'), told.join('\n'));
+    t.true(told.includes('20001 ip,in_port=1,nw_src=172.30.0.1 NORMAL'), told.join('\n'));
+    t.true(told.includes('20000 ip,in_port=1,nw_src=172.30.0.0/24 drop'), told.join('\n'));
   });
 });
 
@@ -115,7 +112,7 @@ test('a named bridge of the user keeps its ports and flows when the network goes
     t.deepEqual(await ask('CreateNetwork', createNetwork(1, { options })), {});
     await ask('CreateEndpoint', createEndpoint(1, 20));
     const ports = [...manager.model.bridges.get('br0')!.ports.keys()];
-    t.deepEqual(ports, [`rwg-${id(1).slice(0, 11)}`, HOST_END]);
+    t.deepEqual(ports, [GATEWAY, HOST_END]);
     t.deepEqual(await ask('DeleteNetwork', { NetworkID: id(1) }), {});
     const left = manager.model.bridges.get('br0')!;
     t.deepEqual(left.bridge.externalIds, { mine: 'yes' });
@@ -173,7 +170,7 @@ test('EndpointOperInfo tells address, port number and counters', async (t) => {
       mac: '02:42:ac:1e:00:02',
       bridge: BRIDGE,
       port: HOST_END,
-      ofport: '1',
+      ofport: '2',
       link: 'up',
       rx_packets: '0',
     });
@@ -201,7 +198,7 @@ test('mistakes are named, with the fix, and leave nothing behind', async (t) => 
     links.failure = new Error('ip link add: Operation not permitted');
     await ask('CreateNetwork', createNetwork(1));
     t.regex((await ask('CreateEndpoint', createEndpoint(1, 20))).Err, /Operation not permitted/);
-    t.is(manager.model.bridges.get(BRIDGE)?.ports.size ?? 0, 0);
+    t.deepEqual([...manager.model.bridges.get(BRIDGE)!.ports.keys()], [GATEWAY]);
   });
 });
 
@@ -215,7 +212,7 @@ test('published ports are refused by name', async (t) => {
   });
 });
 
-test('after a crash: ports of vanished containers and pairs without a port go, gateways get their addresses again', async (t) => {
+test('after a crash: ports of vanished containers and pairs without a port go', async (t) => {
   await withRig(async ({ ask, manager, links, driver }) => {
     await ask('CreateNetwork', createNetwork(1));
     await ask('CreateEndpoint', createEndpoint(1, 20));
@@ -225,14 +222,8 @@ test('after a crash: ports of vanished containers and pairs without a port go, g
     links.pairs.delete(gone);
     links.pairs.set('rwh-leftover', { ...pair, host: 'rwh-leftover' });
     links.pairs.set('rwh-other', { ...pair, host: 'rwh-other', alias: 'ringway of another' });
-    links.settings.clear();
-    links.others.set(BRIDGE, 99);
     await driver.recover();
-    t.deepEqual([...manager.model.bridges.get(BRIDGE)!.ports.keys()], [HOST_END]);
+    t.deepEqual([...manager.model.bridges.get(BRIDGE)!.ports.keys()], [GATEWAY, HOST_END]);
     t.deepEqual([...links.pairs.keys()], [HOST_END, 'rwh-other']);
-    t.deepEqual(links.settings.get(BRIDGE)?.addresses, ['172.30.0.1/24']);
-    links.settings.clear();
-    await driver.refresh();
-    t.is(links.settings.size, 0);
   });
 });

@@ -44,7 +44,7 @@ test('what other_config says decides whether and where the plugin listens', (t) 
 test('the configuration switches the plugin on and off, and refuses a socket that cannot be', async (t) => {
   const harness = await startHarness();
   const { manager, rundir } = harness;
-  const plugin = new DockerPlugin({ recover: async () => {}, refresh: async () => {} } as never, quiet);
+  const plugin = new DockerPlugin({ recover: async () => {} } as never, quiet);
   manager.onOptions = (options) => plugin.listen(pluginSocket(options, false));
   const set = (otherConfig: Record<string, string>): Promise<number> =>
     manager.transact([{ kind: 'SetSwitch', record: { ...manager.model.switch, otherConfig } }]);
@@ -131,7 +131,6 @@ test('whatever order requests come in, pairs and ports are those of the endpoint
     fc.asyncProperty(fc.array(step, { maxLength: 25 }), async (steps) => {
       const rig = await startRig();
       try {
-        for (const n of [1, 2]) rig.links.others.set(`rw-${id(n).slice(0, 12)}`, n);
         const networks = new Set<number>();
         const endpoints = new Map<number, number>();
         for (const { method, network, endpoint } of steps) {

@@ -15,7 +15,7 @@ import { type Attachment, CniError, type CniInterface, type CniResult, CODE, typ
 interface PortMessage {
   readonly spec: {
     readonly name: string;
-    readonly type: string;
+    readonly options: Readonly<Record<string, string>>;
     readonly externalIds: Readonly<Record<string, string>>;
   };
   readonly bridge: string;
@@ -95,7 +95,7 @@ export class Attachments {
   }
 
   async #addVeth(name: string, attachment: Attachment, netns: string, result: CniResult): Promise<Made> {
-    const { mtu, mac, isGateway, bridge } = this.#config;
+    const { mtu, mac, isGateway } = this.#config;
     const { ifname } = attachment;
     if (!existsSync(netns)) throw new CniError(CODE.container, `CNI_NETNS ${netns} does not exist`);
     const inside = new IpLinks(netns);
@@ -104,13 +104,9 @@ export class Attachments {
     await this.#links.addVeth({ host: name, peer, mac, mtu, alias: `ringway cni ${this.#config.name}` });
     await this.#links.move(peer, netns, ifname);
     const addresses = (result.ips ?? []).map(({ address }) => address);
-    const gateways = (result.ips ?? []).filter(({ gateway }) => gateway !== undefined);
     await inside.configure(ifname, { addresses, mtu, routes: await addable(inside, routes(result)) });
     await this.#addPort(name, 'system', {}, attachment, netns);
-    if (isGateway) {
-      const own = gateways.map(({ address, gateway }) => `${gateway}/${address.split('/')[1]}`);
-      await this.#links.configure(bridge, { addresses: own, mtu: 0 });
-    }
+    if (isGateway) await this.#addGateway(result);
     const host = await this.#links.show(name);
     const state = await inside.show(ifname);
     return {
@@ -119,6 +115,30 @@ export class Attachments {
         { name: ifname, mac: state?.mac ?? '', mtu, sandbox: netns },
       ],
     };
+  }
+
+  /** An internal port with the gateway's addresses, shared by all attachments of the network. */
+  async #addGateway({ ips }: CniResult): Promise<void> {
+    const wanted = (ips ?? []).flatMap(({ address, gateway }) =>
+      gateway === undefined ? [] : [`${gateway}/${address.split('/')[1]}`],
+    );
+    const { bridge, vlan, mtu } = this.#config;
+    const name = this.#gatewayName();
+    const there = (await this.#ports()).find(({ spec }) => spec.name === name)?.spec.options['address'] ?? '';
+    const addresses = [...new Set([...there.split(',').filter(Boolean), ...wanted])];
+    if (addresses.join() === there) return;
+    await this.#ask('PUT', `/v1/bridges/${segment(bridge)}/ports/${name}`, {
+      name,
+      type: 'internal',
+      options: { address: addresses.join(',') },
+      ...(vlan > 0 ? { tag: vlan } : {}),
+      mtuRequest: mtu,
+      externalIds: { 'cni-network': this.#config.name },
+    });
+  }
+
+  #gatewayName(): string {
+    return `rwg-${createHash('sha256').update(this.#config.name).digest('hex').slice(0, 11)}`;
   }
 
   async #addSocket(name: string, attachment: Attachment, netns: string): Promise<Made> {
@@ -172,8 +192,12 @@ export class Attachments {
   async #clear(attachment: Attachment): Promise<void> {
     const name = this.portName(attachment);
     if (this.#links.exists(name)) await this.#links.remove(name);
-    const found = (await this.#ports()).find(({ spec }) => spec.name === name);
+    const ports = await this.#ports();
+    const found = ports.find(({ spec }) => spec.name === name);
     if (found) await this.#deletePort(found);
+    const gateway = ports.find(({ spec }) => spec.name === this.#gatewayName());
+    // The last one takes the gateway along.
+    if (gateway && ports.every((port) => port === found || port === gateway)) await this.#deletePort(gateway);
     rmSync(this.#folder(attachment), { recursive: true, force: true });
   }
 
@@ -224,7 +248,7 @@ export class Attachments {
     const kept = new Set(valid.map((attachment) => this.portName(attachment)));
     for (const { spec } of await this.#ports()) {
       const { 'cni-container': containerID = '', 'cni-ifname': ifname = '' } = spec.externalIds;
-      if (!kept.has(spec.name)) await this.#clear({ containerID, ifname });
+      if (containerID !== '' && !kept.has(spec.name)) await this.#clear({ containerID, ifname });
     }
     // Pairs whose port was never made.
     for (const name of await this.#links.list(`ringway cni ${this.#config.name}`))
