@@ -32,7 +32,7 @@ class RealSwitch implements DemoSwitch {
   #output = '';
 
   async startControl(): Promise<void> {
-    const child = spawn(DAEMON, ['--rundir', this.rundir, '--api', ''], {
+    const child = spawn(DAEMON, ['--rundir', this.rundir, '--api', '', '--no-local-devices'], {
       stdio: ['ignore', 'pipe', 'pipe'],
       // Ctrl-C at the terminal is the demo's to handle: it stops the switch in order.
       detached: true,

@@ -58,7 +58,7 @@ export class RingwayPeer implements SwitchUnderTest {
   async startControlPlane(): Promise<void> {
     // The daemons' own threads keep off the core of the PMD, as OVS is told by dpdk-lcore-mask.
     const pinned = which('taskset') ? ['taskset', '-c', String(this.#mainCore)] : [];
-    const [file, ...args] = [...pinned, join(BIN, 'rw-vswitchd'), '--rundir', this.#rundir];
+    const [file, ...args] = [...pinned, join(BIN, 'rw-vswitchd'), '--rundir', this.#rundir, '--no-local-devices'];
     const control = new Child(file!, args, { name: 'rw-vswitchd' });
     this.#control = control;
     const answers = async () => {

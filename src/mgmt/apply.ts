@@ -21,6 +21,7 @@ export const bridgeSpec = (record: BridgeRecord): BridgeSpec => ({
   name: record.name,
   datapathId: datapathId(record.otherConfig),
   failMode: record.failMode || 'standalone',
+  datapathType: record.datapathType,
   otherConfig: record.otherConfig,
 });
 

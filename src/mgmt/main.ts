@@ -23,6 +23,7 @@ const HELP = `rw-vswitchd: the Ringway switch (control plane; it starts the data
   --api HOST:PORT  HTTP API beside the socket (default 127.0.0.1:8480; "" for none)
   --token-file F   bearer token of the HTTP address; needed for any address but loopback
   --docker         be Docker's network driver "ringway" (as other_config:docker=true)
+  --no-local-devices  bridges get no device of their own on this host (they get one where the process may make it)
   --verbose        log what happens to the terminal, not only warnings`;
 
 const version = (): string => {
@@ -39,6 +40,7 @@ interface Settings {
   readonly token: string;
   readonly useDefault: boolean;
   readonly docker: boolean;
+  readonly localDevices: boolean;
   readonly verbose: boolean;
 }
 
@@ -52,6 +54,7 @@ function readArguments(): Settings | undefined {
       api: { type: 'string' },
       'token-file': { type: 'string' },
       docker: { type: 'boolean', default: false },
+      'no-local-devices': { type: 'boolean', default: false },
       verbose: { type: 'boolean', short: 'v', default: false },
       help: { type: 'boolean', short: 'h', default: false },
     },
@@ -70,6 +73,7 @@ function readArguments(): Settings | undefined {
     token: tokenFile ? readFileSync(tokenFile, 'utf8').trim() : '',
     useDefault: values.default,
     docker: values.docker,
+    localDevices: !values['no-local-devices'],
     verbose: values.verbose,
   };
 }
@@ -112,7 +116,10 @@ async function main(): Promise<void> {
     },
     log: (level, text) => log[level](text),
   });
-  const theSwitch = new Switch(datapath, { onError: (error) => log.error({ error }, 'the slow path failed') });
+  const theSwitch = new Switch(datapath, {
+    localDevices: settings.localDevices,
+    onError: (error) => log.error({ error }, 'the slow path failed'),
+  });
   const manager = new Manager({ switch: theSwitch, datapath, config: settings.config, log });
 
   const docker = new DockerPlugin(new DockerDriver({ manager, links: new IpLinks(), log }), log);

@@ -40,6 +40,12 @@ export const BRIDGE_OPTIONS: OptionTable = {
   'mac-aging-time': number(15, 3600),
   'mac-table-size': number(1, 1_000_000),
   'forward-bpdu': bool,
+  'local-device': bool,
+  'local-address': pattern(
+    /^[0-9a-fA-F.:]+\/\d{1,3}(,[0-9a-fA-F.:]+\/\d{1,3})*$/,
+    'addresses such as 10.0.0.1/24,fd00::1/64',
+  ),
+  'local-mtu': number(68, 65_535),
 };
 
 /** Port and Interface other_config: a port has one interface here. */

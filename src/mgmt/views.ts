@@ -78,16 +78,20 @@ export function portMessage(manager: Manager, bridge: string, record: PortRecord
     bridge,
     ofport: view?.ofport ?? -1,
     datapathPort: datapath?.portNo ?? -1,
-    mac: view?.mac ?? '',
+    mac: datapath?.facts['mac'] ?? view?.mac ?? '',
     state: datapath?.state ?? (view ? '' : 'error'),
     linkUp: datapath?.linkUp ?? false,
     error: manager.portError(bridge, record.name) || (datapath?.lastError ?? ''),
-    mtu: datapath?.mtu ?? (record.mtuRequest || 1500),
+    mtu: interfaceMtu(datapath) ?? (record.mtuRequest || 1500),
     status: datapath?.facts ?? {},
     statistics: view ? statistics(manager, bridge, record.name) : noStatistics,
     duration: manager.portAge(bridge, record.name),
   };
 }
+
+/** What a kernel interface has; else what was asked for. */
+const interfaceMtu = (datapath: PortView['datapath']): number | undefined =>
+  Number(datapath?.facts['mtu'] ?? 0) || datapath?.mtu || undefined;
 
 export function statistics(manager: Manager, bridge: string, port: string): PortStatistics {
   try {
@@ -98,7 +102,7 @@ export function statistics(manager: Manager, bridge: string, port: string): Port
   }
 }
 
-/** The bridge's own port. ofproto may or may not list it among its ports. */
+/** The bridge's own port; ofproto lists it among its ports when it has a device. */
 function localMessage(manager: Manager, api: BridgeApi): Message {
   const name = api.spec.name;
   const view = api.ports().find((port) => port.ofport === OFPP_LOCAL);
@@ -107,12 +111,12 @@ function localMessage(manager: Manager, api: BridgeApi): Message {
     bridge: name,
     ofport: OFPP_LOCAL,
     datapathPort: view?.datapath?.portNo ?? -1,
-    mac: api.spec.otherConfig.hwaddr ?? view?.mac ?? macOf(api.datapathId),
+    mac: view?.datapath?.facts['mac'] ?? api.spec.otherConfig.hwaddr ?? view?.mac ?? macOf(api.datapathId),
     state: view?.datapath?.state ?? '',
     linkUp: view?.datapath?.linkUp ?? true,
     error: '',
-    mtu: view?.datapath?.mtu ?? 1500,
-    status: view?.datapath?.facts ?? {},
+    mtu: interfaceMtu(view?.datapath) ?? 1500,
+    status: view?.datapath?.facts ?? (api.localError ? { device: 'none', reason: api.localError } : {}),
     statistics: view ? statistics(manager, name, name) : noStatistics,
     duration: manager.portAge(name, name),
   };

@@ -134,11 +134,15 @@ export interface BridgeSpec {
   /** secure: starts empty; standalone: starts with one NORMAL flow. */
   readonly failMode: 'secure' | 'standalone';
   readonly otherConfig: Readonly<Record<string, string>>;
+  /** `dummy`: no device of its own. */
+  readonly datapathType?: string;
 }
 
 export interface BridgeApi {
   readonly spec: BridgeSpec;
   readonly datapathId: string;
+  /** Why the bridge has no device of its own; empty when it has one, or was not asked for one. */
+  readonly localError?: string;
   ports(): readonly PortView[];
   port(name: string): PortView | undefined;
   /** All or none; strict input checks. Resolves when the next packet obeys (barrier). @throws RequestError. */

@@ -59,6 +59,8 @@ export class Bridge implements BridgeApi, Pipeline, FlowTables, GroupTables {
   readonly timed = new Set<Rule>();
   flowCount = 0;
   forwardBpdu = false;
+  /** Why the bridge has no device of its own; empty when it has one, or was not asked for one. */
+  localError = '';
   /** Megaflows by the MAC entries that they depend on, and the entries that changed since the last `followMacs`. */
   readonly macUsers = new Map<string, Set<InstalledFlow>>();
   readonly changedMacs = new Set<string>();

@@ -4,12 +4,12 @@ import type { DatapathPortConfig } from './datapath.ts';
 
 const DEFAULT_MTU = 1500;
 
-/** What the data plane is asked for. */
+/** What the data plane is asked for. An interface that was there before has an MTU already, which 0 leaves to it. */
 export const datapathConfig = ({ name, type, options, mtuRequest }: PortSpec): DatapathPortConfig => ({
   name,
   type,
   options,
-  mtu: mtuRequest || DEFAULT_MTU,
+  mtu: mtuRequest || (type === 'system' ? 0 : DEFAULT_MTU),
 });
 
 export function sameConfig(a: DatapathPortConfig, b: DatapathPortConfig): boolean {

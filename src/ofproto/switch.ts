@@ -22,7 +22,9 @@ import {
 } from './api.ts';
 import { Bridge, type BridgeContext } from './bridge.ts';
 import type { Datapath, DatapathPort, InstalledMegaflow, PortStatistics, Upcall, UpcallAnswer } from './datapath.ts';
+import { localPort } from './local.ts';
 import type { InstalledFlow } from './megaflow.ts';
+import { OFPP_LOCAL } from './ofp-port.ts';
 import { checkPortSpec, OfPort } from './port.ts';
 import { Revalidator } from './revalidate.ts';
 import { checkBridgeSpec, datapathConfig, makeMac, sameConfig } from './specs.ts';
@@ -51,6 +53,8 @@ export interface SwitchOptions {
   readonly timer?: boolean;
   /** ms after which found megaflows are taken over when nobody restores a configuration. */
   readonly adoptAfterMs?: number;
+  /** Each bridge gets a device of its own name on this host, its port LOCAL. */
+  readonly localDevices?: boolean;
 }
 
 export class Switch implements SwitchApi, BridgeContext {
@@ -61,6 +65,7 @@ export class Switch implements SwitchApi, BridgeContext {
   readonly #now: () => number;
   readonly #onError: (error: unknown) => void;
   readonly #adoptAfterMs: number;
+  readonly #localDevices: boolean;
   readonly #byDpPort: ({ bridge: Bridge; port: OfPort } | undefined)[] = [];
   readonly #key = new Uint32Array(WORDS);
   #recent: InstalledFlow | undefined;
@@ -79,6 +84,7 @@ export class Switch implements SwitchApi, BridgeContext {
     this.#now = options.now ?? Date.now;
     this.#onError = options.onError ?? (() => undefined);
     this.#adoptAfterMs = options.adoptAfterMs ?? ADOPT_AFTER_MS;
+    this.#localDevices = options.localDevices ?? false;
     this.revalidator = new Revalidator(datapath, this.translator, this.#now);
     datapath.listen({
       upcall: (upcall) => this.#upcall(upcall),
@@ -171,6 +177,7 @@ export class Switch implements SwitchApi, BridgeContext {
       void this.#putBack(missing).catch(this.#onError);
     } else if (this.bridges.size > 0)
       void this.#putBack(missing)
+        .then(() => this.#putBackLocal())
         .then(() => this.restored())
         .catch(this.#onError);
     else if (flows.length > 0) {
@@ -197,6 +204,11 @@ export class Switch implements SwitchApi, BridgeContext {
         };
       }
     }
+  }
+
+  /** Devices of bridges that had none so far: the data plane may have been away. */
+  async #putBackLocal(): Promise<void> {
+    for (const bridge of this.bridges.values()) if (!bridge.portOf(OFPP_LOCAL)) await this.#setLocal(bridge);
   }
 
   #disconnected(): void {
@@ -246,6 +258,7 @@ export class Switch implements SwitchApi, BridgeContext {
       throw new RequestError('exists', `bridge ${spec.name} exists`, { field: 'name', status: 409 });
     const bridge = new Bridge(spec, spec.datapathId || makeMac(spec.name).replaceAll(':', '').padStart(16, '0'), this);
     this.bridges.set(spec.name, bridge);
+    await this.#setLocal(bridge);
     return bridge;
   }
 
@@ -253,8 +266,32 @@ export class Switch implements SwitchApi, BridgeContext {
     checkBridgeSpec(spec);
     const bridge = this.#bridge(spec.name);
     bridge.configure(spec);
+    await this.#setLocal(bridge);
     this.revalidator.bridgeChanged(bridge);
     await this.revalidator.settle();
+  }
+
+  /** Makes, changes or removes a bridge's own device, as its settings say. A bridge works without one. */
+  async #setLocal(bridge: Bridge): Promise<void> {
+    if (!this.#localDevices) return;
+    const wanted = localPort(bridge.spec);
+    const before = bridge.portOf(OFPP_LOCAL);
+    try {
+      bridge.localError = typeof wanted === 'string' ? wanted : '';
+      if (typeof wanted === 'string') {
+        if (before !== undefined) await this.deletePort(bridge.name, before.name);
+      } else if (before !== undefined) await this.setPort(bridge.name, wanted);
+      else {
+        const dpPort = await this.#makePort(wanted);
+        const port = new OfPort(wanted, OFPP_LOCAL, wanted.options['mac']!);
+        bridge.attach(port);
+        this.#join(bridge, port, dpPort);
+        this.revalidator.bridgeChanged(bridge);
+        await this.revalidator.settle();
+      }
+    } catch (error) {
+      bridge.localError = (error as Error).message;
+    }
   }
 
   async deleteBridge(name: string): Promise<void> {

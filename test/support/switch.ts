@@ -21,24 +21,41 @@ export class SwitchProcess {
   readonly rundir: string;
   child!: Child;
   readonly #args: readonly string[];
+  /** Network namespace that the switch runs in; empty: this process's, where bridges make no devices. */
+  readonly #netns: string;
   readonly #guests: VirtioPort[] = [];
 
-  private constructor(args: readonly string[]) {
+  private constructor(args: readonly string[], netns: string) {
     this.rundir = scratchDir('rws');
     this.#args = args;
+    this.#netns = netns;
   }
 
   /** Starts a switch of its own, without an HTTP address. */
   static async start(...args: string[]): Promise<SwitchProcess> {
-    const made = new SwitchProcess(args);
-    await made.restart();
+    return SwitchProcess.startIn('', ...args);
+  }
+
+  /** The same in a network namespace (ip-netns(8)), with a device for each bridge. */
+  static async startIn(netns: string, ...args: string[]): Promise<SwitchProcess> {
+    const made = new SwitchProcess(args, netns);
+    try {
+      await made.restart();
+    } catch (error) {
+      await made.close();
+      throw error;
+    }
     return made;
   }
 
   /** Starts rw-vswitchd (again); it adopts a data plane that runs. */
   async restart(): Promise<void> {
     const args = [...this.#args, '--rundir', this.rundir, '--api', ''];
-    this.child = new Child(join(BIN, 'rw-vswitchd'), args, { name: 'rw-vswitchd' });
+    const daemon = join(BIN, 'rw-vswitchd');
+    this.child =
+      this.#netns === ''
+        ? new Child(daemon, [...args, '--no-local-devices'], { name: 'rw-vswitchd' })
+        : new Child('ip', ['netns', 'exec', this.#netns, daemon, ...args], { name: 'rw-vswitchd' });
     await this.child.waitFor(/Ringway is up/, 'the switch to be up', PATIENCE_MS);
   }
 
@@ -111,8 +128,12 @@ export class SwitchProcess {
 }
 
 /** Runs `body` on a switch of its own; shows what both processes said last when it fails. */
-export async function withSwitch(args: readonly string[], body: (sw: SwitchProcess) => Promise<void>): Promise<void> {
-  const sw = await SwitchProcess.start(...args);
+export async function withSwitch(
+  args: readonly string[],
+  body: (sw: SwitchProcess) => Promise<void>,
+  netns = '',
+): Promise<void> {
+  const sw = await SwitchProcess.startIn(netns, ...args);
   try {
     await body(sw);
   } catch (error) {
