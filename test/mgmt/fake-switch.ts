@@ -219,7 +219,7 @@ export class FakeDatapath implements Datapath {
     mtu: number;
   }): Promise<number> {
     if (config.type === 'bogus') throw new Error('no such port type: bogus');
-    const portNo = this.portList.length + 1;
+    const portNo = Math.max(0, ...this.portList.map((port) => port.portNo)) + 1;
     this.portList.push({ ...config, portNo, state: 'up', lastError: '', linkUp: true, facts: {} });
     return portNo;
   }

@@ -24,13 +24,15 @@ export interface Harness {
 }
 
 export async function startHarness(
-  options: { address?: string; token?: string; rundir?: string; ofproto?: boolean } = {},
+  options: { address?: string; token?: string; rundir?: string; ofproto?: boolean; localDevices?: boolean } = {},
 ): Promise<Harness> {
   const rundir = options.rundir ?? (await temporaryFolder());
   const datapath = new FakeDatapath();
   const fake = new FakeSwitch(datapath);
   // The real OpenFlow tables where outputs are compared, over a data plane without packets.
-  const target = options.ofproto ? new Switch(datapath, { timer: false }) : fake;
+  const target = options.ofproto
+    ? new Switch(datapath, { timer: false, localDevices: options.localDevices ?? false })
+    : fake;
   const manager = new Manager({ switch: target, datapath, config: join(rundir, 'config'), log: quiet });
   await manager.start();
   const exits: boolean[] = [];

@@ -20,6 +20,7 @@ import {
   endpointIds,
   findNetwork,
   gatewayName,
+  gateways,
   hostEnd,
   MADE_BY_US,
   type NetworkRecord,
@@ -88,7 +89,7 @@ export class DockerDriver {
       const network: NetworkRecord = {
         id,
         bridge,
-        device: gatewayName(id),
+        device: this.#gatewayDevice(bridge, id, options.vlan),
         pools: [...pools(body, 'IPv4Data'), ...pools(body, 'IPv6Data')].filter(({ pool }) => pool !== ''),
         internal,
         options,
@@ -96,6 +97,12 @@ export class DockerDriver {
       if (!findNetwork(this.#model, id)) await this.#make(network);
       return {};
     });
+  }
+
+  /** The bridge's own device carries no VLAN, and is its owner's to configure where the driver did not make the bridge. */
+  #gatewayDevice(bridge: string, id: string, vlan: number): string {
+    const ours = this.#made(bridge) || !this.#model.bridges.has(bridge);
+    return ours && vlan === 0 ? bridge : gatewayName(id);
   }
 
   #made(bridge: string): boolean {
@@ -120,21 +127,11 @@ export class DockerDriver {
       externalIds: { [MADE_BY_US]: 'true' },
     };
     const record = this.#model.bridges.get(bridge)?.bridge ?? fresh;
-    const addresses = network.pools.map(({ gateway }) => gateway).filter((gateway) => gateway !== '');
-    const gateway: PortRecord = {
-      ...NO_PORT,
-      name: device,
-      type: 'internal',
-      // The data plane gives the device its addresses, also when it makes it anew after a crash.
-      options: { address: addresses.join(','), mac: macFor(addresses[0] ?? '', id) },
-      tag: options.vlan > 0 ? options.vlan : -1,
-      mtuRequest: options.mtu,
-    };
-    await this.#manager.transact([
-      { kind: 'SetBridge', record: withNetwork(record, network) },
-      { kind: 'SetPort', bridge, record: gateway },
-    ]);
+    const changes: ConfigChange[] = [{ kind: 'SetBridge', record: withNetwork(record, network) }];
+    if (device !== bridge) changes.push({ kind: 'SetPort', bridge, record: gatewayPort(network) });
+    await this.#manager.transact(changes);
     try {
+      this.#checkDevice(network);
       if (options.isolate) await this.#manager.modifyFlows(bridge, this.#fence(network));
     } catch (error) {
       await this.#unmake(network);
@@ -143,12 +140,21 @@ export class DockerDriver {
     this.#log.info({ network: id, bridge }, 'Docker network made');
   }
 
+  /** @throws RequestError when the bridge could not be given a device of its own. */
+  #checkDevice({ bridge, device }: NetworkRecord): void {
+    const { localError } = this.#manager.bridge(bridge);
+    if (device !== bridge || this.#manager.bridge(bridge).port(bridge)) return;
+    throw new RequestError('no_device', `the gateway has no device: ${localError || 'bridges get none'}`, {
+      hint: 'run the switch as root, without --no-local-devices',
+    });
+  }
+
   /**
    * Isolated containers could still reach each other through the host, which routes between them: only what the host itself
    * sends may come from the gateway.
    */
   #fence({ id, bridge, device, pools }: NetworkRecord): FlowMod[] {
-    const port = this.#manager.bridge(bridge).port(device)?.ofport;
+    const port = device === bridge ? 'LOCAL' : this.#manager.bridge(bridge).port(device)?.ofport;
     const head = `cookie=0x${cookie(id)},in_port=${port}`;
     return pools
       .filter(({ gateway }) => gateway !== '')
@@ -174,14 +180,15 @@ export class DockerDriver {
     const { id, bridge, device } = network;
     const at = this.#model.bridges.get(bridge)!;
     const endpoints = allEndpoints(this.#model).filter((endpoint) => endpoint.network === id);
-    const gone = [...endpoints.map(({ port }) => port.name), device];
+    const gone = endpoints.map(({ port }) => port.name);
+    if (device !== bridge) gone.push(device);
     const others = networksOf(at.bridge).length > 1 || [...at.ports.keys()].some((port) => !gone.includes(port));
     if (this.#made(bridge) && !others) {
       await this.#manager.transact([{ kind: 'DeleteBridge', name: bridge }]);
     } else {
       await this.#manager.modifyFlows(bridge, [{ command: 'delete', flow: `cookie=0x${cookie(id)}/-1` }]);
       await this.#manager.transact([
-        { kind: 'SetBridge', record: withoutNetwork(at.bridge, id) },
+        { kind: 'SetBridge', record: withoutNetwork(at.bridge, network) },
         ...gone
           .filter((name) => at.ports.has(name))
           .map((name): ConfigChange => ({ kind: 'DeletePort', bridge, name })),
@@ -356,6 +363,16 @@ export class DockerDriver {
     });
   }
 }
+
+const gatewayPort = ({ id, device, pools, options }: NetworkRecord): PortRecord => ({
+  ...NO_PORT,
+  name: device,
+  type: 'internal',
+  // The data plane gives the device its addresses, also when it makes it anew after a crash.
+  options: { address: gateways(pools), mac: macFor(gateways(pools), id) },
+  tag: options.vlan > 0 ? options.vlan : -1,
+  mtuRequest: options.mtu,
+});
 
 const cookie = (network: string): string => network.slice(0, 16).replace(/[^0-9a-f]/gi, '0');
 

@@ -10,7 +10,7 @@ import type { NetworkOptions } from './options.ts';
 export interface NetworkRecord {
   readonly id: string;
   readonly bridge: string;
-  /** Internal port, a device of the kernel, with the gateway's addresses. */
+  /** Device of the kernel with the gateway's addresses: the bridge's own, or that of an internal port. */
   readonly device: string;
   readonly pools: readonly Pool[];
   /** No way out of the network. */
@@ -46,16 +46,33 @@ export const containerEnd = (endpoint: string): string => named('rwc-', endpoint
 const without = (columns: Columns, key: string): Columns =>
   Object.fromEntries(Object.entries(columns).filter(([name]) => name !== key));
 
-/** The bridge with a network noted on it. */
-export const withNetwork = (bridge: BridgeRecord, { id, bridge: _, ...rest }: NetworkRecord): BridgeRecord => ({
-  ...bridge,
-  externalIds: { ...bridge.externalIds, [NETWORK + id]: JSON.stringify(rest) },
-});
+/** Addresses of a network's gateway as an internal port takes them. */
+export const gateways = (pools: readonly Pool[]): string =>
+  pools
+    .map(({ gateway }) => gateway)
+    .filter((gateway) => gateway !== '')
+    .join(',');
 
-export const withoutNetwork = (bridge: BridgeRecord, id: string): BridgeRecord => ({
-  ...bridge,
-  externalIds: without(bridge.externalIds, NETWORK + id),
-});
+/** The bridge with a network noted on it. A bridge of the driver's own has a device where it is the gateway, else none. */
+export function withNetwork(bridge: BridgeRecord, { id, bridge: name, ...rest }: NetworkRecord): BridgeRecord {
+  const externalIds = { ...bridge.externalIds, [NETWORK + id]: JSON.stringify(rest) };
+  const address = gateways(rest.pools);
+  const own: Columns = {
+    'local-device': 'true',
+    'local-mtu': String(rest.options.mtu),
+    ...(address === '' ? {} : { 'local-address': address }),
+  };
+  const made = bridge.externalIds[MADE_BY_US] === 'true';
+  const local = rest.device === name ? own : made ? { 'local-device': 'false', ...bridge.otherConfig } : {};
+  return { ...bridge, externalIds, otherConfig: { ...bridge.otherConfig, ...local } };
+}
+
+export function withoutNetwork(bridge: BridgeRecord, { id, device }: NetworkRecord): BridgeRecord {
+  const externalIds = without(bridge.externalIds, NETWORK + id);
+  if (device !== bridge.name) return { ...bridge, externalIds };
+  const otherConfig = without(without(bridge.otherConfig, 'local-address'), 'local-mtu');
+  return { ...bridge, externalIds, otherConfig: { ...otherConfig, 'local-device': 'false' } };
+}
 
 /** Networks on a bridge. What is not as this driver writes it is left out. */
 export function networksOf(bridge: BridgeRecord): NetworkRecord[] {

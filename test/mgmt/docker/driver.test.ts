@@ -14,25 +14,37 @@ const HOST_END = `rwh-${id(20).slice(0, 11)}`;
 const GATEWAY = `rwg-${id(1).slice(0, 11)}`;
 const BRIDGE = `rw-${id(1).slice(0, 12)}`;
 
-test('a network is a bridge with an internal port that has the gateway address and the MTU', async (t) => {
-  await withRig(async ({ ask, manager }) => {
+test('a network is a bridge whose own device has the gateway address and the MTU', async (t) => {
+  await withRig(async ({ ask, manager, datapath }) => {
     t.deepEqual(await ask('CreateNetwork', createNetwork(1, { options: { 'ringway.mtu': '9000' } })), {});
-    const { ports } = manager.model.bridges.get(BRIDGE)!;
-    t.deepEqual([...ports.keys()], [GATEWAY]);
-    const options = { address: '172.30.0.1/24', mac: '02:42:ac:1e:00:01' };
-    t.like(ports.get(GATEWAY)!, { type: 'internal', options, mtuRequest: 9000, tag: -1 });
+    t.is(manager.model.bridges.get(BRIDGE)!.ports.size, 0);
+    const device = datapath.ports().find(({ name }) => name === BRIDGE)!;
+    t.like(device, { type: 'internal', mtu: 9000 });
+    t.is(device.options['address'], '172.30.0.1/24');
   });
 });
 
 test('both families have their gateway', async (t) => {
-  await withRig(async ({ ask, manager }) => {
+  await withRig(async ({ ask, datapath }) => {
     await ask('CreateNetwork', createNetwork(1, { v6: { Pool: 'fd00:7::/64', Gateway: 'fd00:7::1/64' } }));
-    const { ports } = manager.model.bridges.get(BRIDGE)!;
-    t.is(ports.get(GATEWAY)?.options['address'], '172.30.0.1/24,fd00:7::1/64');
+    t.is(datapath.ports()[0]?.options['address'], '172.30.0.1/24,fd00:7::1/64');
     await ask('CreateEndpoint', createEndpoint(1, 20, { AddressIPv6: 'fd00:7::2/64' }));
     const joined = await ask('Join', { NetworkID: id(1), EndpointID: id(20), SandboxKey: '/x', Options: {} });
     t.is(joined.Gateway, '172.30.0.1');
     t.is(joined.GatewayIPv6, 'fd00:7::1');
+  });
+});
+
+test('a network without a device for its gateway is refused', async (t) => {
+  await withRig(async ({ ask, manager, datapath }) => {
+    datapath.addPort = async () => {
+      throw new Error('the data plane needs CAP_NET_ADMIN');
+    };
+    t.regex(
+      (await ask('CreateNetwork', createNetwork(1))).Err,
+      /gateway has no device: .*CAP_NET_ADMIN: run the switch as root/,
+    );
+    t.is(manager.model.bridges.size, 0);
   });
 });
 
@@ -84,8 +96,8 @@ test('isolated containers do not reach each other through the host either', asyn
     await ask('CreateNetwork', createNetwork(1, { options: { 'com.docker.network.bridge.enable_icc': 'false' } }));
     const flows = manager.bridge(BRIDGE).dumpFlows('');
     const told = flows.map(({ priority, match, actions }) => `${priority} ${match} ${actions}`);
-    t.true(told.includes('20001 ip,in_port=1,nw_src=172.30.0.1 NORMAL'), told.join('\n'));
-    t.true(told.includes('20000 ip,in_port=1,nw_src=172.30.0.0/24 drop'), told.join('\n'));
+    t.true(told.includes('20001 ip,in_port=LOCAL,nw_src=172.30.0.1 NORMAL'), told.join('\n'));
+    t.true(told.includes('20000 ip,in_port=LOCAL,nw_src=172.30.0.0/24 drop'), told.join('\n'));
   });
 });
 
@@ -123,13 +135,24 @@ test('a named bridge of the user keeps its ports and flows when the network goes
 });
 
 test('two networks share a bridge by VLANs, and a bridge that the driver made goes with the last', async (t) => {
-  await withRig(async ({ ask, manager }) => {
+  await withRig(async ({ ask, manager, datapath }) => {
     const on = (vlan: string): object => ({ options: { 'ringway.bridge': 'lab', 'ringway.vlan': vlan } });
     await ask('CreateNetwork', createNetwork(1, on('10')));
     t.regex((await ask('CreateNetwork', createNetwork(2, on('10')))).Err, /VLAN 10 of bridge lab is Docker's network/);
     t.deepEqual(await ask('CreateNetwork', createNetwork(3, on('11'))), {});
+    t.is(
+      datapath.ports().find(({ name }) => name === 'lab'),
+      undefined,
+    );
     await ask('DeleteNetwork', { NetworkID: id(1) });
     t.true(manager.model.bridges.has('lab'));
+    t.deepEqual(await ask('CreateNetwork', createNetwork(4, { options: { 'ringway.bridge': 'lab' } })), {});
+    t.is(datapath.ports().find(({ name }) => name === 'lab')?.options['address'], '172.30.0.1/24');
+    await ask('DeleteNetwork', { NetworkID: id(4) });
+    t.is(
+      datapath.ports().find(({ name }) => name === 'lab'),
+      undefined,
+    );
     await ask('DeleteNetwork', { NetworkID: id(3) });
     t.false(manager.model.bridges.has('lab'));
   });
@@ -170,7 +193,7 @@ test('EndpointOperInfo tells address, port number and counters', async (t) => {
       mac: '02:42:ac:1e:00:02',
       bridge: BRIDGE,
       port: HOST_END,
-      ofport: '2',
+      ofport: '1',
       link: 'up',
       rx_packets: '0',
     });
@@ -198,7 +221,7 @@ test('mistakes are named, with the fix, and leave nothing behind', async (t) => 
     links.failure = new Error('ip link add: Operation not permitted');
     await ask('CreateNetwork', createNetwork(1));
     t.regex((await ask('CreateEndpoint', createEndpoint(1, 20))).Err, /Operation not permitted/);
-    t.deepEqual([...manager.model.bridges.get(BRIDGE)!.ports.keys()], [GATEWAY]);
+    t.is(manager.model.bridges.get(BRIDGE)!.ports.size, 0);
   });
 });
 
@@ -223,7 +246,7 @@ test('after a crash: ports of vanished containers and pairs without a port go', 
     links.pairs.set('rwh-leftover', { ...pair, host: 'rwh-leftover' });
     links.pairs.set('rwh-other', { ...pair, host: 'rwh-other', alias: 'ringway of another' });
     await driver.recover();
-    t.deepEqual([...manager.model.bridges.get(BRIDGE)!.ports.keys()], [GATEWAY, HOST_END]);
+    t.deepEqual([...manager.model.bridges.get(BRIDGE)!.ports.keys()], [HOST_END]);
     t.deepEqual([...links.pairs.keys()], [HOST_END, 'rwh-other']);
   });
 });

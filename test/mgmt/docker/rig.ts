@@ -19,8 +19,8 @@ export interface Rig extends Harness {
 /** 64 hex digits, as Docker's ids. */
 export const id = (n: number): string => `${n.toString(16).padStart(4, '0')}${'ab34'.repeat(15)}`;
 
-export async function startRig(rundir?: string): Promise<Rig> {
-  const harness = await startHarness(rundir === undefined ? { ofproto: true } : { ofproto: true, rundir });
+export async function startRig(): Promise<Rig> {
+  const harness = await startHarness({ ofproto: true, localDevices: true });
   const links = new FakeLinks();
   const driver = new DockerDriver({ manager: harness.manager, links, log: quiet });
   const plugin = new DockerPlugin(driver, quiet);
