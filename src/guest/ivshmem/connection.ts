@@ -27,6 +27,8 @@ export class ServerConnection {
   readonly #messages = new ServerMessages();
   readonly #bytes = new Uint8Array(64);
   readonly #fds = new Int32Array(2);
+  /** Came with a message that is not all here. */
+  #pendingFd = -1;
   #closed = false;
 
   /** @throws OsError when nobody listens at `path`. */
@@ -44,7 +46,7 @@ export class ServerConnection {
     if (this.#closed) return;
     this.#closed = true;
     this.#watcher.close();
-    for (const fd of [this.#fd, this.memoryFd, ...this.own, ...this.ofSwitch]) if (fd >= 0) close(fd);
+    for (const fd of [this.#fd, this.memoryFd, this.#pendingFd, ...this.own, ...this.ofSwitch]) if (fd >= 0) close(fd);
     this.memoryFd = -1;
     this.own.length = 0;
     this.ofSwitch.length = 0;
@@ -60,15 +62,17 @@ export class ServerConnection {
       const fd = this.#fds[0]! > 0 ? this.#fds[1]! : -1;
       try {
         const message = this.#messages.push(this.#bytes.subarray(0, got), fd);
+        if (fd >= 0) this.#pendingFd = fd;
         if (message) this.#take(message);
       } catch (error) {
-        if (fd >= 0) close(fd);
+        if (fd >= 0 && fd !== this.#pendingFd) close(fd);
         this.close((error as Error).message);
       }
     }
   }
 
   #take(message: ServerMessage): void {
+    this.#pendingFd = -1;
     switch (message.kind) {
       case 'id':
         this.id = message.id;
