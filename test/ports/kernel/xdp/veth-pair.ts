@@ -1,8 +1,7 @@
 /**
- * Two veth pairs whose far ends lie in namespaces of their own, and a forwarder in this thread that joins the near ends over
- * AF_XDP. Needs root.
+ * veth pairs whose far ends lie in namespaces of their own, and a forwarder in this thread that joins near ends over AF_XDP.
+ * Needs root.
  */
-
 import { readFileSync } from 'node:fs';
 import {
   DROP_BASE,
@@ -19,29 +18,44 @@ import { readXdpOptions } from '#ports/kernel/xdp/options.ts';
 import type { WorkerPort } from '#ports/port.ts';
 import { runOk } from '../../../support/process.ts';
 
-let numbers = 0;
+export interface VethShape {
+  readonly mtu?: number;
+  readonly queues?: number;
+  /** The far end lies here too. */
+  readonly here?: boolean;
+}
 
-/** One veth pair: `near` here, `far` in namespace `space`, with addresses 10.`net`.0.`host` and fd00:`net`::`host`. */
+let numbers = 0;
+/** Between the digits, so that names differ: a letter. */
+const LETTERS = 'abcdefghijklmnopqrstuvwxyz';
+
+/** One veth pair: `near` here, `far` in namespace `space`, with addresses 10.77.0.`host` and fd00:77::`host`. */
 export class VethPair {
   readonly near: string;
-  readonly far = 'eth0';
+  readonly far: string;
   readonly space: string;
   readonly address: string;
   readonly address6: string;
+  /** An address of the same network that nobody has. */
+  readonly neighbour = '10.77.0.200';
+  readonly #here: boolean;
 
-  private constructor(net: number, host: number) {
-    const name = `rwx${process.pid % 100_000}${'abcdefghij'[numbers++ % 10]}`;
+  private constructor(host: number, here: boolean) {
+    const letter = LETTERS[numbers % LETTERS.length]! + LETTERS[Math.floor(numbers++ / LETTERS.length)]!;
+    const name = `rx${process.pid}${letter}`;
     this.near = `${name}n`;
+    this.far = here ? `${name}f` : 'eth0';
     this.space = name;
-    this.address = `10.${net}.0.${host}`;
-    this.address6 = `fd00:${net}::${host}`;
+    this.address = `10.77.0.${host}`;
+    this.address6 = `fd00:77::${host}`;
+    this.#here = here;
   }
 
-  static async make(net: number, host: number, options: { mtu?: number; queues?: number } = {}): Promise<VethPair> {
-    const pair = new VethPair(net, host);
-    await ip('netns', 'add', pair.space);
+  static async make(host: number, shape: VethShape = {}): Promise<VethPair> {
+    const pair = new VethPair(host, shape.here ?? false);
+    if (!shape.here) await ip('netns', 'add', pair.space);
     try {
-      await pair.link(options);
+      await pair.link(shape);
     } catch (error) {
       await pair.remove();
       throw error;
@@ -50,13 +64,14 @@ export class VethPair {
   }
 
   /** Makes the interfaces, again after `unlink`. */
-  async link({ mtu = 1500, queues = 1 }: { mtu?: number; queues?: number } = {}): Promise<void> {
+  async link({ mtu = 1500, queues = 1 }: VethShape): Promise<void> {
     const many = ['numrxqueues', String(queues), 'numtxqueues', String(queues), 'mtu', String(mtu)];
-    await ip('link', 'add', this.near, ...many, 'type', 'veth', 'peer', 'name', this.far, ...many, 'netns', this.space);
-    await ip('-n', this.space, 'addr', 'add', `${this.address}/24`, 'dev', this.far);
-    await ip('-n', this.space, 'addr', 'add', `${this.address6}/64`, 'dev', this.far, 'nodad');
-    await ip('-n', this.space, 'link', 'set', 'lo', 'up');
-    await ip('-n', this.space, 'link', 'set', this.far, 'up');
+    const there = this.#here ? [] : ['netns', this.space];
+    const inside = this.#here ? [] : ['-n', this.space];
+    await ip('link', 'add', this.near, ...many, 'type', 'veth', 'peer', 'name', this.far, ...many, ...there);
+    await ip(...inside, 'addr', 'add', `${this.address}/24`, 'dev', this.far);
+    await ip(...inside, 'addr', 'add', `${this.address6}/64`, 'dev', this.far, 'nodad');
+    await ip(...inside, 'link', 'set', this.far, 'up');
     await ip('link', 'set', this.near, 'up');
   }
 
@@ -70,22 +85,33 @@ export class VethPair {
   }
 
   get ifindex(): number {
-    return Number(readFileSync(`/sys/class/net/${this.near}/ifindex`, 'utf8'));
+    return indexOf(this.near);
   }
 
-  /** What `ip link` says of XDP programs on the near end. */
+  /** Of a far end that lies here. */
+  get farIfindex(): number {
+    return indexOf(this.far);
+  }
+
+  /** What `ip -details link` says of the near end. */
+  describe(): Promise<string> {
+    return ip('-d', 'link', 'show', this.near);
+  }
+
+  /** XDP programs on the near end. */
   async programs(): Promise<string[]> {
-    const text = await ip('-d', 'link', 'show', this.near);
-    return text.match(/prog\/xdp\S* id \d+/g) ?? [];
+    return (await this.describe()).match(/prog\/xdp\S* id \d+/g) ?? [];
   }
 
   async remove(): Promise<void> {
     await ip('link', 'del', this.near).catch(() => undefined);
-    await ip('netns', 'del', this.space).catch(() => undefined);
+    if (!this.#here) await ip('netns', 'del', this.space).catch(() => undefined);
   }
 }
 
 const ip = (...args: string[]): Promise<string> => runOk('ip', args);
+
+const indexOf = (name: string): number => Number(readFileSync(`/sys/class/net/${name}/ifindex`, 'utf8'));
 
 /** Interfaces opened for AF_XDP, joined two by two in this thread. */
 export class XdpWire {
@@ -94,25 +120,25 @@ export class XdpWire {
   readonly batch = new PacketBatch();
   readonly #slots = new Float64Array(PORT_ROW * 4);
   readonly #list = Int32Array.from({ length: 32 }, (_, i) => i);
-  #running = true;
+  #running: boolean;
   #ended: Promise<void> = Promise.resolve();
 
-  /** @param pairs the two ends; @param options of the ports; @param mtu of both, else that of the interface. */
-  constructor(pairs: readonly VethPair[], options: Record<string, string>, mtu = 1500) {
+  /** @param pairs one or two; @param mtu of what is sent; @param forward false: frames are only given to `take`. */
+  constructor(pairs: readonly VethPair[], options: Record<string, string>, mtu = 1500, forward = true) {
+    this.#running = forward && pairs.length === 2;
     try {
-      for (const [i, pair] of pairs.entries()) {
-        const about = { name: pair.near, ifindex: pair.ifindex, mtu, kind: 'veth' };
-        this.devices.push(new XdpDevice(about, readXdpOptions(options)));
+      for (const [i, { near, ifindex }] of pairs.entries()) {
+        const device = new XdpDevice({ name: near, ifindex, mtu, kind: 'veth' }, readXdpOptions(options));
+        this.devices.push(device);
         const counters = { slots: this.#slots, base: i * PORT_ROW };
         const context = { worker: 0, workers: 1, counters, batch: this.batch };
-        this.ports.push(attachXdpPort(this.devices[i]!.piece(mtu), i, context));
+        this.ports.push(attachXdpPort(device.piece(mtu), i, context));
       }
     } catch (error) {
-      this.#running = false;
       this.#letGo();
       throw error;
     }
-    this.#ended = this.#run();
+    if (this.#running) this.#ended = this.#run();
   }
 
   counter(port: number, name: PortCounter): number {
@@ -121,6 +147,19 @@ export class XdpWire {
 
   drops(port: number, name: DropReason): number {
     return this.#slots[port * PORT_ROW + DROP_BASE + dropReason(name)]!;
+  }
+
+  /** The header window of the next received frame that `wanted` is true for. */
+  take(port: number, wanted: (head: Uint8Array) => boolean): Uint8Array | undefined {
+    const rx = this.ports[port]!.rx[0]!;
+    const { batch } = this;
+    const n = rx.poll(batch);
+    const heads = Array.from({ length: n }, (_, i) =>
+      batch.u8.slice(batch.start[i]!, batch.start[i]! + batch.headLength[i]!),
+    );
+    rx.complete();
+    batch.clear();
+    return heads.find(wanted);
   }
 
   async close(): Promise<void> {
@@ -136,7 +175,7 @@ export class XdpWire {
 
   async #run(): Promise<void> {
     while (this.#running) {
-      for (let turn = 0; turn < 200; turn++) for (let i = 0; i < this.ports.length; i++) this.#burst(i);
+      for (let turn = 0; turn < 100; turn++) for (let i = 0; i < this.ports.length; i++) this.#burst(i);
       await new Promise((resolve) => setImmediate(resolve));
     }
   }
