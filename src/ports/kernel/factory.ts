@@ -23,13 +23,22 @@ const BACKENDS: SystemBackends = {
   choose: (options) => (usesXdp(options) ? [openXdp, openPacket] : [openPacket]),
 };
 
+/** Type `afxdp`: AF_XDP in whatever mode, or nothing. */
+const XDP_ONLY: SystemBackends = {
+  options: XDP_OPTIONS,
+  check: readXdpOptions,
+  choose: () => [(wanted) => openXdp({ ...wanted, options: { 'xdp-mode': 'best-effort', ...wanted.options } })],
+};
+
 /** Session factories by type; all of them watch the host's interfaces together. */
 export function kernelSessions(): readonly (readonly [string, SessionFactory])[] {
   const monitor = new InterfaceMonitor();
   const tap: SessionFactory = (config, host) => new TapSession(config, host, monitor);
   const system: SessionFactory = (config, host) => new SystemSession(config, host, monitor, BACKENDS);
+  const afxdp: SessionFactory = (config, host) => new SystemSession(config, host, monitor, XDP_ONLY);
   return [
     ['system', system],
+    ['afxdp', afxdp],
     ['tap', tap],
     ['internal', tap],
   ];
