@@ -13,7 +13,7 @@ import { DROP_BASE, dropReason, type PortCounter, portCounter } from '#contract/
 import { eventfdSignal } from '#contract/os.ts';
 import { MAX_ROWS, type PacketBatch, SLOTS, WINDOW } from '#datapath/packet/batch.ts';
 import type { PortCounters, TxQueue } from '#ports/port.ts';
-import { FinishedFrames, type FrameSink } from '../frame/finished.ts';
+import type { FinishedFrames, FrameSink } from '../frame/finished.ts';
 import { fitsMtu } from '../frame/mtu.ts';
 import * as layout from './layout.ts';
 import * as record from './records.ts';
@@ -111,7 +111,7 @@ export class IvshmemTxQueue implements TxQueue, FrameSink {
     this.#entries = new Uint32Array(view.memory, at + layout.ringEntriesAt(layout.RING_RX, entries), entries * 4);
     this.#returns = new ReturnRing(view, slot, at, row, shared, counters);
     view.returns.push(this.#returns);
-    this.#finished = new FinishedFrames(this.#longest);
+    this.#finished = view.finished(this.#longest);
     this.#put = new Int32Array(entries);
   }
 
@@ -463,10 +463,9 @@ export class IvshmemTxQueue implements TxQueue, FrameSink {
     }
   }
 
-  /** Lets go of private memory. */
+  /** Lets go of the rings. */
   close(): void {
     const { returns } = this.#view;
     returns.splice(returns.indexOf(this.#returns), 1);
-    this.#finished.close();
   }
 }

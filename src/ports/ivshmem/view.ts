@@ -1,6 +1,7 @@
 // hot
 /** A worker's view of a pool, shared by all ports of the pool that the worker has. */
 import { address, map, release } from '#contract/os.ts';
+import { FinishedFrames } from '../frame/finished.ts';
 import type { PoolGeometry } from './layout.ts';
 import { C_FREE, PoolRecords, tryLock, unlock } from './records.ts';
 import type { ReturnRing } from './returns.ts';
@@ -8,6 +9,12 @@ import type { ReturnRing } from './returns.ts';
 const FREE = C_FREE;
 const take = tryLock;
 const give = unlock;
+
+/**
+ * Under which name accesses past the end of a pool's file are reported (os.takeFaults): of no port, since a pool belongs to
+ * several. Sessions look at the file's size themselves.
+ */
+export const POOL_OWNER = 2 ** 30;
 
 /** What a worker needs to find a pool; plain data. */
 export interface PoolPlace {
@@ -31,16 +38,18 @@ export class PoolView {
   readonly returns: ReturnRing[] = [];
   /** Ports that use this view. */
   users = 0;
+  /** By longest frame; ports of one MTU share them. */
+  readonly #finished = new Map<number, FinishedFrames>();
   #depth = 0;
   /** All return rings were looked into since the lock was taken. */
   #looked = false;
 
   /** @throws OsError when the pool cannot be mapped. */
-  constructor(place: PoolPlace, alone: boolean, owner: number) {
+  constructor(place: PoolPlace, alone: boolean) {
     this.number = place.number;
     this.geometry = place.geometry;
     this.alone = alone;
-    this.memory = map(place.fd, 0, place.geometry.size, { write: true, owner });
+    this.memory = map(place.fd, 0, place.geometry.size, { write: true, owner: POOL_OWNER });
     this.base = address(this.memory);
     this.records = new PoolRecords(place.records, place.geometry);
   }
@@ -77,8 +86,18 @@ export class PoolView {
     return control[FREE]!;
   }
 
-  /** Lets go of the mapping. */
+  /** What makes frames of at most `longest` bytes of those that a port of this pool cannot take as they are. */
+  finished(longest: number): FinishedFrames {
+    const finished = this.#finished.get(longest) ?? new FinishedFrames(longest);
+    this.#finished.set(longest, finished);
+    return finished;
+  }
+
+  /** Lets go of the mapping and of private memory. */
   close(): void {
+    this.#finished.forEach((finished) => {
+      finished.close();
+    });
     release(this.memory);
   }
 }
