@@ -35,8 +35,8 @@ export interface IvshmemAttachment extends Attachment {
 /** The pools of this thread, by number. */
 const views = new Map<number, PoolView>();
 
-function openView(place: PoolPlace, context: WorkerContext, owner: number): PoolView {
-  const view = views.get(place.number) ?? new PoolView(place, context.workers === 1, owner);
+function openView(place: PoolPlace, context: WorkerContext): PoolView {
+  const view = views.get(place.number) ?? new PoolView(place, context.workers === 1);
   views.set(place.number, view);
   view.users++;
   return view;
@@ -105,7 +105,7 @@ class IvshmemWorkerPort implements WorkerPort {
 export const ivshmemPort: PortFactory = (attachment, context, previous) => {
   const wanted = attachment as IvshmemAttachment;
   // Opened before the one before is closed: the mapping is kept.
-  const view = openView(wanted.pool, context, wanted.portNo);
+  const view = openView(wanted.pool, context);
   previous?.close();
   return new IvshmemWorkerPort(wanted, context, view);
 };

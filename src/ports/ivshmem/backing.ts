@@ -18,7 +18,18 @@ import {
   unlinkSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
-import { close, EAGAIN, errnoName, faultWord, lockFile, map, memfd, release, truncate } from '#contract/os.ts';
+import {
+  close,
+  EAGAIN,
+  errnoName,
+  faultWord,
+  fileSize,
+  lockFile,
+  map,
+  memfd,
+  release,
+  truncate,
+} from '#contract/os.ts';
 import type { SocketOwner } from '../options.ts';
 
 /** statfs(2). */
@@ -38,6 +49,10 @@ export interface Backing {
   readonly size: number;
   /** Where it lies, as shown: `memfd`, or the file's path. */
   readonly where: string;
+  /** Bytes that it has at the moment: a peer may have truncated a file. */
+  present(): number;
+  /** Gives a truncated file its bytes back. @throws Error when there is no room. */
+  restore(): void;
   /** Closes it, and removes the file. */
   close(): void;
 }
@@ -46,7 +61,7 @@ export interface Backing {
 export function memoryBacking(name: string, size: number): Backing {
   // Longest name of a memfd: 249 bytes (memfd_create(2)).
   const fd = memfd(`ringway-${name}`.slice(0, 64), size, { seal: true });
-  return { fd, size, where: 'memfd', close: () => void close(fd) };
+  return { fd, size, where: 'memfd', present: () => size, restore: () => undefined, close: () => void close(fd) };
 }
 
 /**
@@ -62,21 +77,25 @@ export function fileBacking(settings: FileSettings, size: number, ours: (start: 
     );
   reuseOrRemove(path, size, ours);
   const fd = openLocked(path);
-  const backing = {
+  const { ino: inode } = fstatSync(fd);
+  const backing: Backing = {
     fd,
     size,
     where: path,
+    present: () => fileSize(fd),
+    restore: () => {
+      if (fileSize(fd) !== size) truncate(fd, size);
+      reserve(fd, size, page, path);
+    },
     close: () => {
       // The lock lasts until the file has gone: nobody can take it over in between.
       if (lstatSync(path, { throwIfNoEntry: false })?.ino === inode) unlinkSync(path);
       close(fd);
     },
   };
-  const { ino: inode, size: before } = fstatSync(fd);
   try {
     setAccess(fd, settings);
-    if (before !== size) truncate(fd, size);
-    reserve(fd, size, page, path);
+    backing.restore();
   } catch (error) {
     backing.close();
     throw error;

@@ -19,6 +19,7 @@ import {
   Q_BROKEN,
   Q_FREE,
   Q_HELD,
+  Q_OUT,
   QUEUE_WORDS,
   recordsBytes,
   SWITCH_BIT,
@@ -240,6 +241,17 @@ export class Pool {
       }
       return counts;
     });
+  }
+
+  /** Buffers free in the pool, and those that a slot holds, by the counts of its queues: cheap, and of no one moment. */
+  usage(slot: number): { free: number; sending: number; receiving: number } {
+    const counts = { free: this.#records.control[C_FREE]!, sending: 0, receiving: 0 };
+    for (let queue = 0; queue < this.geometry.queues; queue++) {
+      const row = this.#records.queue(slot, queue);
+      counts.sending += row[Q_HELD]!;
+      counts.receiving += row[Q_OUT]!;
+    }
+    return counts;
   }
 
   /** What the slot's client did to break a ring; empty when all is well. */
