@@ -1,5 +1,6 @@
 /** The port types there are: type name → session, attachment kind → worker's view. */
 import { dummyPort, dummySession } from '#ports/dummy/port.ts';
+import { ivshmemPort, ivshmemSessions } from '#ports/ivshmem/factory.ts';
 import {
   kernelSessions,
   PACKET_KIND,
@@ -22,6 +23,7 @@ export function sessionTypes(rundir: string): ReadonlyMap<string, SessionFactory
     ['dpdkvhostuser', vhost],
     ['dpdkvhostuserclient', vhost],
     ['memif', memifSessions(rundir)],
+    ['ivshmem', ivshmemSessions(rundir)],
     ['dummy', dummySession],
   ]);
 }
@@ -30,6 +32,7 @@ export function sessionTypes(rundir: string): ReadonlyMap<string, SessionFactory
 export const PORTS: ReadonlyMap<string, PortFactory> = new Map([
   ['vhost-user', vhostPort],
   ['memif', memifPort],
+  ['ivshmem', ivshmemPort],
   ['dummy', dummyPort],
   [TAP_KIND, tapPort],
   [PACKET_KIND, packetPort],
