@@ -22,7 +22,7 @@ import {
 } from './api.ts';
 import { Bridge, type BridgeContext } from './bridge.ts';
 import type { Datapath, DatapathPort, InstalledMegaflow, PortStatistics, Upcall, UpcallAnswer } from './datapath.ts';
-import { localPort } from './local.ts';
+import { followLocal } from './local.ts';
 import type { InstalledFlow } from './megaflow.ts';
 import { OFPP_LOCAL } from './ofp-port.ts';
 import { checkPortSpec, OfPort } from './port.ts';
@@ -271,27 +271,11 @@ export class Switch implements SwitchApi, BridgeContext {
     await this.revalidator.settle();
   }
 
-  /** Makes, changes or removes a bridge's own device, as its settings say. A bridge works without one. */
   async #setLocal(bridge: Bridge): Promise<void> {
     if (!this.#localDevices) return;
-    const wanted = localPort(bridge.spec);
-    const before = bridge.portOf(OFPP_LOCAL);
-    try {
-      bridge.localError = typeof wanted === 'string' ? wanted : '';
-      if (typeof wanted === 'string') {
-        if (before !== undefined) await this.deletePort(bridge.name, before.name);
-      } else if (before !== undefined) await this.setPort(bridge.name, wanted);
-      else {
-        const dpPort = await this.#makePort(wanted);
-        const port = new OfPort(wanted, OFPP_LOCAL, wanted.options['mac']!);
-        bridge.attach(port);
-        this.#join(bridge, port, dpPort);
-        this.revalidator.bridgeChanged(bridge);
-        await this.revalidator.settle();
-      }
-    } catch (error) {
-      bridge.localError = (error as Error).message;
-    }
+    await followLocal(bridge, this, async (port) => {
+      this.#join(bridge, port, await this.#makePort(port.spec));
+    });
   }
 
   async deleteBridge(name: string): Promise<void> {
