@@ -57,6 +57,12 @@ export const DROP_REASONS = [
   { name: 'tx_kernel_full', help: 'tx: the kernel had no room for the frame (EAGAIN, ENOBUFS)' },
   { name: 'tx_kernel_refused', help: 'tx: the kernel would not take the frame for another reason' },
   { name: 'tx_pool_empty', help: 'tx: the pool of the port has no free buffer' },
+  { name: 'tunnel_no_destination', help: 'output to a tunnel port with remote_ip=flow, tun_dst not set' },
+  { name: 'tunnel_no_route', help: 'no route to the other end of the tunnel that leaves by a bridge' },
+  { name: 'tunnel_no_neighbour', help: 'next hop to the other end of the tunnel not known yet; it is being asked for' },
+  { name: 'tunnel_congestion', help: 'congestion met under the tunnel, and the packet inside cannot be told' },
+  { name: 'tunnel_bad_header', help: 'from a tunnel: header cut short, of another version, or with a wrong checksum' },
+  { name: 'tunnel_too_long', help: 'into a tunnel: longer than a frame may be with the header of the tunnel' },
 ] as const satisfies readonly CatalogueEntry[];
 
 export type PortCounter = (typeof PORT_COUNTERS)[number]['name'];

@@ -138,7 +138,7 @@ export class Bridge implements BridgeApi, Pipeline, FlowTables, GroupTables {
 
   isLive(ofport: number): boolean {
     const port = this.#ports.get(ofport);
-    return port?.datapath?.linkUp === true && port.forwards && port.dpPort !== 0;
+    return port?.datapath?.linkUp === true && port.forwards && (port.dpPort !== 0 || port.isPatch);
   }
 
   // Ports

@@ -9,7 +9,7 @@ import type { Bridge } from './bridge.ts';
 import type { Megaflow } from './datapath.ts';
 import { mix } from './subtable.ts';
 import type { Credit } from './table.ts';
-import type { MacUse } from './translate.ts';
+import type { MacUse, Pipeline } from './translate.ts';
 
 /** Programs kept for sharing. */
 const MAX_SHARED_PROGRAMS = 16_384;
@@ -73,6 +73,10 @@ export class InstalledFlow {
   tableBits = 0;
   usedGroups = false;
   editedWords = 0;
+  /** Its packets are wrapped for a tunnel. */
+  encapsulates = false;
+  /** Bridges besides its own that its packets go through. */
+  crossed: readonly Pipeline[] = [];
   /** As of the last look at the statistics. */
   packets = 0;
   bytes = 0;
@@ -100,6 +104,11 @@ export class InstalledFlow {
     this.hash = hash;
     this.flow = flow;
     this.created = now;
+  }
+
+  /** Whether its packets go through a bridge. */
+  visits(bridge: Pipeline): boolean {
+    return this.bridge === bridge || this.crossed.includes(bridge);
   }
 }
 

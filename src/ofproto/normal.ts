@@ -91,7 +91,7 @@ export function runNormal(x: Translator): void {
   // The frame's own source is learned before its destination is looked up.
   if (dst === src) return x.decline('hairpin', 'learned port is input port, dropping');
   const key = macKey(vid, dst);
-  x.macs.push({ key, vlan: vid, mac: dst, port: undefined });
+  x.macs.push({ bridge, key, vlan: vid, mac: dst, port: undefined });
   const entry = bridge.macs.lookup(key);
   if (entry === undefined) {
     x.trace?.note('no learned MAC for destination, flooding');
@@ -107,7 +107,7 @@ export function runNormal(x: Translator): void {
 
 function learn(x: Translator, vlan: number, mac: number, port: OfPort): void {
   const key = macKey(vlan, mac);
-  x.macs.push({ key, vlan, mac, port });
+  x.macs.push({ bridge: x.bridge, key, vlan, mac, port });
   if (x.trace === undefined) return;
   const known = x.bridge.macs.lookup(key);
   if (x.learns && known?.port !== port)

@@ -5,6 +5,10 @@
 import { ETH_QINQ, ETH_VLAN } from '#contract/flow-key.ts';
 import { type PortSpec, type PortView, RequestError, type VlanMode } from './api.ts';
 import type { DatapathPort } from './datapath.ts';
+import { type Credit, newCredit } from './table.ts';
+import type { Pipeline } from './translate.ts';
+import type { Tunnel } from './tunnel.ts';
+import { checkVirtual, isVirtual } from './virtual-ports.ts';
 
 /** Highest OpenFlow number of a real port (OpenFlow 1.0 OFPP_MAX). */
 const OFPORT_MAX = 0xff00;
@@ -13,6 +17,12 @@ const VLAN_MODES: readonly VlanMode[] = ['access', 'trunk', 'native-tagged', 'na
 
 /** When an untagged output carries a tag with VID 0 for its priority (Port other_config:priority-tags). */
 export type PriorityTags = 'never' | 'if-nonzero' | 'always';
+
+/** Where a patch port leads. */
+export interface PatchPeer {
+  readonly bridge: Pipeline;
+  readonly port: OfPort;
+}
 
 export class OfPort {
   readonly name: string;
@@ -34,6 +44,14 @@ export class OfPort {
   priorityTags: PriorityTags = 'never';
   /** Frames are not exchanged between two protected ports. */
   isProtected = false;
+  isPatch = false;
+  /** The other end of a patch port; undefined while there is none. */
+  peer: PatchPeer | undefined = undefined;
+  /** What a tunnel port does; undefined for others. */
+  tunnel: Tunnel | undefined = undefined;
+  /** Packets through a port that the data plane does not count: patch and tunnel ports. */
+  readonly received: Credit = newCredit();
+  readonly sent: Credit = newCredit();
   /** Locally administered; shown as `addr`. */
   readonly mac: string;
 
@@ -50,6 +68,7 @@ export class OfPort {
   /** Takes settings that `checkPortSpec` found sound. */
   configure(spec: PortSpec): void {
     this.spec = spec;
+    this.isPatch = spec.type === 'patch';
     const config = new Set(spec.config);
     this.receives = !config.has('down') && !config.has('no-receive');
     this.forwards = !config.has('down') && !config.has('no-forward');
@@ -114,6 +133,7 @@ export function checkPortSpec(spec: PortSpec): void {
   if (!Number.isInteger(spec.mtuRequest) || spec.mtuRequest < 0 || spec.mtuRequest > 65_535) {
     throw bad('mtuRequest', `MTU ${spec.mtuRequest} is out of range`, '68 to 65535, or 0 for 1500');
   }
+  if (isVirtual(spec.type)) checkVirtual(spec);
   for (const word of spec.config) {
     if (!CONFIG_WORDS.includes(word))
       throw bad('config', `unknown port configuration "${word}"`, CONFIG_WORDS.join(', '));

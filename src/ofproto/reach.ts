@@ -26,7 +26,7 @@ export function* reachedBy(megaflows: MegaflowTable, bridge: Bridge, rule: Rule)
     const key = match.values.slice(0, KEY_WORDS);
     key[W_IN_PORT] = bridge.portOf(match.values[W_IN_PORT]!)?.dpPort ?? 0;
     const flow = megaflows.find(maskClass, maskClass.keyHash(key), key);
-    if (flow !== undefined && flow.bridge === bridge && (flow.tableBits & bit) !== 0) yield flow;
+    if (flow?.visits(bridge) && (flow.tableBits & bit) !== 0) yield flow;
   }
 }
 
@@ -50,7 +50,7 @@ function reachedIn(
   const found: InstalledFlow[] = [];
   for (const head of flows.values()) {
     next: for (let flow: InstalledFlow | undefined = head; flow !== undefined; flow = flow.next) {
-      if (flow.bridge !== bridge || (flow.tableBits & bit) === 0) continue;
+      if (!flow.visits(bridge) || (flow.tableBits & bit) === 0) continue;
       const edited = flow.editedWords;
       if (inMask !== 0 && (edited & 1) === 0 && ((flow.ofport ^ inValue) & inMask) !== 0) continue;
       for (let i = 0; i < at.length; i++) {

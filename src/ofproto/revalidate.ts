@@ -107,7 +107,7 @@ export class Revalidator {
     megaflows.add(flow);
     this.#dirty.add(flow);
     this.#translate(flow);
-    for (const use of this.#translator.macs) if (use.port !== undefined) refresh(bridge, use, flow.used);
+    for (const use of this.#translator.macs) if (use.port !== undefined) refresh(use, flow.used);
   }
 
   /** Translates the packet that a megaflow's key is. */
@@ -130,8 +130,10 @@ export class Revalidator {
     flow.usedGroups = x.usedGroups;
     flow.maskClass.edited += (x.editedWords === 0 ? 0 : 1) - (flow.editedWords === 0 ? 0 : 1);
     flow.editedWords = x.editedWords;
-    const { macUsers } = flow.bridge;
-    for (const { key } of x.macs) {
+    flow.crossed = x.crossed;
+    flow.encapsulates = x.encapsulates;
+    for (const { bridge, key } of x.macs) {
+      const { macUsers } = bridge;
       const users = macUsers.get(key);
       if (users === undefined) macUsers.set(key, new Set([flow]));
       else users.add(flow);
@@ -139,8 +141,8 @@ export class Revalidator {
   }
 
   #undepend(flow: InstalledFlow): void {
-    const { macUsers } = flow.bridge;
-    for (const { key } of flow.macs) {
+    for (const { bridge, key } of flow.macs) {
+      const { macUsers } = bridge;
       const users = macUsers.get(key);
       if (users?.delete(flow) && users.size === 0) macUsers.delete(key);
     }
@@ -165,12 +167,16 @@ export class Revalidator {
   }
 
   groupsChanged(bridge: Bridge): void {
-    for (const flow of this.megaflows.byId.values())
-      if (flow.bridge === bridge && flow.usedGroups) this.#dirty.add(flow);
+    for (const flow of this.megaflows.byId.values()) if (flow.visits(bridge) && flow.usedGroups) this.#dirty.add(flow);
+  }
+
+  /** Ways through the networks under the tunnels are others now. */
+  tunnelsChanged(): void {
+    for (const flow of this.megaflows.byId.values()) if (flow.encapsulates) this.#dirty.add(flow);
   }
 
   bridgeChanged(bridge: Bridge): void {
-    for (const flow of this.megaflows.byId.values()) if (flow.bridge === bridge) this.#dirty.add(flow);
+    for (const flow of this.megaflows.byId.values()) if (flow.visits(bridge)) this.#dirty.add(flow);
   }
 
   /** Deletes the megaflows of a port, or of a bridge, that goes away. */
@@ -195,7 +201,7 @@ export class Revalidator {
     for (const key of keys) {
       for (const flow of [...(bridge.macUsers.get(key) ?? [])]) {
         if (!flow.installed) continue;
-        if (flow.macs.some((use) => mustTeach(bridge, use)) || left-- <= 0) this.delete(flow);
+        if (flow.macs.some(mustTeach) || left-- <= 0) this.delete(flow);
         else this.#revalidate(flow);
       }
     }
@@ -210,7 +216,7 @@ export class Revalidator {
         const bit = tableBit(table);
         if (rules.length > MAX_COMPARED) {
           for (const flow of this.megaflows.byId.values())
-            if (flow.bridge === bridge && (flow.tableBits & bit) !== 0) this.#dirty.add(flow);
+            if (flow.visits(bridge) && (flow.tableBits & bit) !== 0) this.#dirty.add(flow);
         } else
           for (const rule of rules) for (const flow of reachedBy(this.megaflows, bridge, rule)) this.#dirty.add(flow);
       }
@@ -248,7 +254,7 @@ export class Revalidator {
     for (let w = 0; w < KEY_WORDS; w++) {
       if ((wc[w]! & ~mask[w]!) !== 0) return this.delete(flow);
     }
-    if (x.macs.some((use) => mustTeach(bridge, use))) return this.delete(flow);
+    if (x.slow || x.macs.some(mustTeach)) return this.delete(flow);
     this.credit(flow);
     this.#undepend(flow);
     this.#depend(flow);
@@ -305,12 +311,7 @@ export class Revalidator {
   }
 
   /** Credits packets that went the way of a translation or a megaflow. */
-  creditTo(
-    from: Pick<InstalledFlow, 'credits' | 'macs' | 'bridge'>,
-    packets: number,
-    bytes: number,
-    used: number,
-  ): void {
+  creditTo(from: Pick<InstalledFlow, 'credits' | 'macs'>, packets: number, bytes: number, used: number): void {
     const { credits, macs } = from;
     for (let i = 0; i < credits.length; i++) {
       const credit = credits[i]!;
@@ -318,7 +319,7 @@ export class Revalidator {
       credit.bytes += bytes;
       if (used > credit.used) credit.used = used;
     }
-    for (let i = 0; i < macs.length; i++) if (macs[i]!.port !== undefined) refresh(from.bridge, macs[i]!, used);
+    for (let i = 0; i < macs.length; i++) if (macs[i]!.port !== undefined) refresh(macs[i]!, used);
   }
 
   /** Credits all megaflows; MAC entries that this brings back or moves are followed. */
@@ -360,14 +361,15 @@ export class Revalidator {
  * Whether the next frame from this source has to make an upcall, since the MAC table does not have it there. When the table
  * is full it does not: stations that do not fit would make upcalls all the time.
  */
-function mustTeach({ macs }: Bridge, use: MacUse): boolean {
+function mustTeach(use: MacUse): boolean {
   if (use.port === undefined) return false;
+  const { macs } = use.bridge;
   const entry = macs.peek(use.key);
   return entry === undefined ? !macs.isFull : entry.port !== use.port && !entry.isStatic;
 }
 
 /** Keeps a station alive whose frames no longer make upcalls; a full table learns from upcalls only. */
-function refresh(bridge: Bridge, use: MacUse, used: number): void {
+function refresh({ bridge, ...use }: MacUse, used: number): void {
   const { macs } = bridge;
   if (bridge.portOf(use.port!.ofport) !== use.port) return;
   const entry = macs.peek(use.key);

@@ -25,12 +25,16 @@ import type { Datapath, DatapathPort, InstalledMegaflow, PortStatistics, Upcall,
 import { followLocal } from './local.ts';
 import type { InstalledFlow } from './megaflow.ts';
 import { OFPP_LOCAL } from './ofp-port.ts';
+import { Overlay } from './overlay.ts';
 import { checkPortSpec, OfPort } from './port.ts';
 import { Revalidator } from './revalidate.ts';
 import { checkBridgeSpec, datapathConfig, makeMac, sameConfig } from './specs.ts';
 import { WORDS } from './subtable.ts';
+import type { SwitchOptions } from './switch-options.ts';
 import { Translator } from './translate.ts';
+import { linuxHost } from './underlay/host.ts';
 import { datapathFlowView } from './views.ts';
+import { isVirtual, virtualStatistics } from './virtual-ports.ts';
 
 const TICK_MS = 500;
 const MAX_IDLE_MS = 10_000;
@@ -44,23 +48,11 @@ const LOST: readonly DropReason[] = ['upcall_ring_full', 'no_control_plane', 'up
 const NO_SUCH_PORT = Uint32Array.from(drop(dropReason('no_such_port')));
 const UNANSWERED: UpcallAnswer = { actions: undefined };
 
-export interface SwitchOptions {
-  /** Clock, ms since the epoch. */
-  readonly now?: () => number;
-  /** Told of errors that nobody waits for: a bug met by an upcall or by the housekeeping. */
-  readonly onError?: (error: unknown) => void;
-  /** Housekeeping by timer (default), or by calls of `tick` only. */
-  readonly timer?: boolean;
-  /** ms after which found megaflows are taken over when nobody restores a configuration. */
-  readonly adoptAfterMs?: number;
-  /** Each bridge gets a device of its own name on this host, its port LOCAL. */
-  readonly localDevices?: boolean;
-}
-
 export class Switch implements SwitchApi, BridgeContext {
   readonly bridges = new Map<string, Bridge>();
   readonly revalidator: Revalidator;
   readonly translator = new Translator();
+  readonly overlay: Overlay;
   readonly #datapath: Datapath;
   readonly #now: () => number;
   readonly #onError: (error: unknown) => void;
@@ -86,6 +78,15 @@ export class Switch implements SwitchApi, BridgeContext {
     this.#adoptAfterMs = options.adoptAfterMs ?? ADOPT_AFTER_MS;
     this.#localDevices = options.localDevices ?? false;
     this.revalidator = new Revalidator(datapath, this.translator, this.#now);
+    this.overlay = new Overlay({
+      datapath,
+      bridges: this.bridges,
+      revalidator: this.revalidator,
+      translator: this.translator,
+      host: options.host ?? linuxHost,
+      now: this.#now,
+      onError: this.#onError,
+    });
     datapath.listen({
       upcall: (upcall) => this.#upcall(upcall),
       portStatus: (port) => this.#portStatus(port),
@@ -131,7 +132,7 @@ export class Switch implements SwitchApi, BridgeContext {
   #answer({ inPort, key, frame }: Upcall): UpcallAnswer {
     if (this.#found.length > 0) return UNANSWERED;
     this.#upcalls++;
-    const at = this.#byDpPort[inPort];
+    const at = this.#byDpPort[inPort] ?? this.overlay.virtual.receiver(inPort, key);
     if (at === undefined) return { actions: NO_SUCH_PORT };
     const { bridge, port } = at;
     const { revalidator, translator } = this;
@@ -148,10 +149,13 @@ export class Switch implements SwitchApi, BridgeContext {
     translator.run(bridge, ofKey);
     const actions = revalidator.megaflows.program(translator.state.program);
     const { credits, macs } = translator;
-    if (revalidator.megaflows.size < this.#flowLimit) this.#recent = revalidator.install(bridge, port.ofport, key);
-    for (const use of macs) if (use.port !== undefined) bridge.macs.learn(use.key, use.vlan, use.mac, use.port, now);
-    revalidator.creditTo({ credits, macs: [], bridge }, 1, frame.length, now);
+    if (!translator.slow && revalidator.megaflows.size < this.#flowLimit)
+      this.#recent = revalidator.install(bridge, port.ofport, key);
+    for (const use of macs)
+      if (use.port !== undefined) use.bridge.macs.learn(use.key, use.vlan, use.mac, use.port, now);
+    revalidator.creditTo({ credits, macs: [] }, 1, frame.length, now);
     revalidator.followMacs();
+    this.overlay.underlay.ask();
     return { actions };
   }
 
@@ -166,6 +170,7 @@ export class Switch implements SwitchApi, BridgeContext {
     for (const bridge of this.bridges.values()) {
       for (const port of bridge.portList) {
         port.dpPort = 0;
+        if (isVirtual(port.spec.type)) continue;
         const found = byName.get(port.name);
         if (found === undefined) missing.push(port);
         else this.#join(bridge, port, found.portNo);
@@ -188,6 +193,7 @@ export class Switch implements SwitchApi, BridgeContext {
 
   /** Makes ports again that a new data plane does not know. */
   async #putBack(ports: readonly OfPort[]): Promise<void> {
+    await this.overlay.virtual.connected();
     for (const port of ports) {
       const bridge = [...this.bridges.values()].find((each) => each.findPort(port.name) === port);
       if (bridge === undefined) continue;
@@ -232,7 +238,8 @@ export class Switch implements SwitchApi, BridgeContext {
     const found = this.#found;
     this.#found = [];
     for (const flow of found) {
-      const at = this.#byDpPort[flow.key[W_IN_PORT]!];
+      const inPort = flow.key[W_IN_PORT]!;
+      const at = this.#byDpPort[inPort] ?? this.overlay.virtual.receiver(inPort, flow.key);
       if (at === undefined) this.#datapath.deleteFlow(flow.id);
       else this.revalidator.adopt(at.bridge, at.port.ofport, flow);
     }
@@ -309,17 +316,24 @@ export class Switch implements SwitchApi, BridgeContext {
     // Taken before the data plane answers, so that two requests cannot get the same name or number.
     bridge.attach(port);
     try {
-      this.#join(bridge, port, await this.#makePort(spec));
+      if (isVirtual(spec.type)) await this.overlay.virtual.add(bridge, port);
+      else this.#join(bridge, port, await this.#makePort(spec));
     } catch (error) {
       bridge.detach(port);
       throw error;
     }
-    this.revalidator.bridgeChanged(bridge);
+    this.#portsChanged(bridge, spec.type);
     await this.revalidator.settle();
     return port.view();
   }
 
   /** The datapath port of this name where the data plane has one already, else a new one. */
+  #portsChanged(bridge: Bridge, ...types: string[]): void {
+    if (types.some(isVirtual)) this.overlay.changed();
+    else this.overlay.virtual.resolve();
+    this.revalidator.bridgeChanged(bridge);
+  }
+
   async #makePort(spec: PortSpec): Promise<number> {
     const config = datapathConfig(spec);
     const old = this.#datapath.ports().find(({ name }) => name === spec.name);
@@ -342,7 +356,8 @@ export class Switch implements SwitchApi, BridgeContext {
     checkPortSpec(spec);
     let port = this.#port(bridge, spec.name);
     const before = port.spec;
-    if (before.type !== spec.type || !sameConfig(datapathConfig(before), datapathConfig(spec))) {
+    if (isVirtual(before.type) || isVirtual(spec.type)) await this.#setVirtual(bridge, port, spec);
+    else if (before.type !== spec.type || !sameConfig(datapathConfig(before), datapathConfig(spec))) {
       if (before.type === spec.type && port.dpPort !== 0)
         await this.#datapath.setPort(port.dpPort, datapathConfig(spec));
       else await this.#replacePort(bridge, port, spec);
@@ -359,18 +374,36 @@ export class Switch implements SwitchApi, BridgeContext {
     const vlans = JSON.stringify([before.vlanMode, before.tag, before.trunks]);
     port.configure(spec);
     if (vlans !== JSON.stringify([spec.vlanMode, spec.tag, spec.trunks])) bridge.forgetMacs(port);
-    this.revalidator.bridgeChanged(bridge);
+    this.#portsChanged(bridge, before.type, spec.type);
     await this.revalidator.settle();
     return port.view();
+  }
+
+  /** A port that is virtual, or is to be. */
+  async #setVirtual(bridge: Bridge, port: OfPort, spec: PortSpec): Promise<void> {
+    const before = port.spec;
+    if (before.type === spec.type && sameConfig(datapathConfig(before), datapathConfig(spec))) return;
+    const old = port.dpPort;
+    this.revalidator.deleteOf(bridge, port.ofport);
+    if (isVirtual(before.type)) await this.overlay.virtual.remove(port);
+    else await this.#dropDatapathPort(port, old);
+    port.datapath = undefined;
+    port.configure(spec);
+    if (isVirtual(spec.type)) await this.overlay.virtual.add(bridge, port);
+    else this.#join(bridge, port, await this.#makePort(spec));
+  }
+
+  async #dropDatapathPort(port: OfPort, old: number): Promise<void> {
+    port.dpPort = 0;
+    this.#byDpPort[old] = undefined;
+    if (old !== 0) await this.#datapath.deletePort(old);
   }
 
   /** Another type of port needs another datapath port. */
   async #replacePort(bridge: Bridge, port: OfPort, spec: PortSpec): Promise<void> {
     const old = port.dpPort;
     this.revalidator.deleteOf(bridge, port.ofport);
-    port.dpPort = 0;
-    this.#byDpPort[old] = undefined;
-    if (old !== 0) await this.#datapath.deletePort(old);
+    await this.#dropDatapathPort(port, old);
     this.#join(bridge, port, await this.#datapath.addPort(datapathConfig(spec)));
   }
 
@@ -379,12 +412,14 @@ export class Switch implements SwitchApi, BridgeContext {
     const port = this.#port(bridge, name);
     const { dpPort } = port;
     bridge.detach(port);
-    port.dpPort = 0;
-    this.#byDpPort[dpPort] = undefined;
     this.revalidator.deleteOf(bridge, port.ofport);
-    this.revalidator.bridgeChanged(bridge);
+    const virtual = isVirtual(port.spec.type);
+    if (virtual) await this.overlay.virtual.remove(port);
+    else this.#byDpPort[dpPort] = undefined;
+    port.dpPort = 0;
+    this.#portsChanged(bridge, port.spec.type);
     await this.revalidator.settle();
-    if (dpPort !== 0) await this.#datapath.deletePort(dpPort);
+    if (dpPort !== 0 && !virtual) await this.#datapath.deletePort(dpPort);
   }
 
   #port(bridge: Bridge, name: string): OfPort {
@@ -398,7 +433,9 @@ export class Switch implements SwitchApi, BridgeContext {
   }
 
   portStatistics(bridgeName: string, name: string): PortStatistics {
-    return this.#datapath.portStatistics(this.#port(this.#bridge(bridgeName), name).dpPort);
+    const port = this.#port(this.#bridge(bridgeName), name);
+    if (isVirtual(port.spec.type)) this.revalidator.creditAll();
+    return isVirtual(port.spec.type) ? virtualStatistics(port) : this.#datapath.portStatistics(port.dpPort);
   }
 
   // Megaflows
@@ -432,6 +469,7 @@ export class Switch implements SwitchApi, BridgeContext {
       const crowded = this.revalidator.megaflows.size >= this.#flowLimit;
       await this.revalidator.tick(crowded ? CROWDED_IDLE_MS : this.#maxIdleMs);
       for (const bridge of this.bridges.values()) await bridge.expire();
+      await this.overlay.tick();
     } finally {
       this.#ticking = false;
     }

@@ -32,6 +32,8 @@ import { parseTracePacket } from './trace-parse.ts';
 import type { Pipeline, TraceSink, Translator } from './translate.ts';
 
 interface Node {
+  /** Underlined, after an empty line. */
+  readonly isTitle: boolean;
   readonly text: string;
   /** Tables take their place among the actions; everything else stands one step further in. */
   readonly isTable: boolean;
@@ -47,14 +49,18 @@ class Story implements TraceSink {
     this.#translator = translator;
   }
 
-  #put(text: string, isTable = false): Node {
-    const node: Node = { text, isTable, nodes: [] };
+  #put(text: string, isTable = false, isTitle = false): Node {
+    const node: Node = { isTitle, text, isTable, nodes: [] };
     this.#open.at(-1)!.push(node);
     return node;
   }
 
   #enter(text: string, isTable: boolean): void {
     this.#open.push(this.#put(text, isTable).nodes);
+  }
+
+  bridge(name: string): void {
+    this.#open.push(this.#put(`bridge("${name}")`, true, true).nodes);
   }
 
   table(id: number, rule: Rule | undefined): void {
@@ -74,9 +80,10 @@ class Story implements TraceSink {
     this.#enter(`bucket ${id}`, false);
   }
 
-  /** Told within the first table, as its last step. */
+  /** Told within the first table of the bridge, as its last step. */
   actionSet(): void {
-    this.#open.push(this.nodes[0]?.nodes ?? this.nodes);
+    const here = this.#open.at(-1)!;
+    this.#open.push(here.find((node) => node.isTable)?.nodes ?? here);
     this.#enter('--. Executing action set:', true);
   }
 
@@ -109,7 +116,10 @@ class Story implements TraceSink {
   print(nodes: readonly Node[] = this.nodes, level = 0): string[] {
     return nodes.flatMap((node, i) => {
       const inward = i < nodes.length - 1 || !node.isTable ? 1 : 0;
-      return [' '.repeat((level + inward) * 4) + node.text, ...this.print(node.nodes, level + 2 * inward)];
+      const indent = ' '.repeat((level + inward) * 4);
+      const line = indent + node.text;
+      const head = node.isTitle ? ['', line, indent + '-'.repeat(node.text.length)] : [line];
+      return [...head, ...this.print(node.nodes, level + 2 * inward)];
     });
   }
 }

@@ -9,6 +9,7 @@ import {
   OFPP_CONTROLLER,
   OFPP_FLOOD,
   OFPP_IN_PORT,
+  OFPP_LOCAL,
   OFPP_NONE,
   OFPP_NORMAL,
   OFPP_TABLE,
@@ -18,6 +19,7 @@ import { hasField, hasLegacyField, isIp, readPart } from './packet-fields.ts';
 import type { OfPort } from './port.ts';
 import type { Translator } from './translate.ts';
 import { runGroup } from './translate-groups.ts';
+import { outputTunnel, terminate } from './translate-tunnel.ts';
 
 /** Actions that one packet may run, so that no flow table keeps the control plane busy for long. */
 const MAX_ACTIONS_RUN = 65_536;
@@ -172,7 +174,19 @@ function outputTo(x: Translator, port: number, last: boolean): void {
 
 /** Sends the packet as it is now; undefined: there is no such port. */
 export function outputPort(x: Translator, port: OfPort | undefined): void {
-  if (port === undefined || port.dpPort === 0) x.lose('no_such_port', 'Nonexistent output port');
+  if (port === undefined) x.lose('no_such_port', 'Nonexistent output port');
   else if (!port.forwards) x.lose('port_blocked', 'OFPPC_NO_FWD set, skipping output');
+  else if (port.isPatch) outputPatch(x, port);
+  else if (port.tunnel !== undefined) outputTunnel(x, port);
+  else if (port.ofport === OFPP_LOCAL && terminate(x)) return;
+  else if (port.dpPort === 0) x.lose('no_such_port', 'Nonexistent output port');
   else if (!x.state.output(port.dpPort)) x.fail('program too long');
+}
+
+/** Through a patch port into the peer's bridge; both ports count it. */
+function outputPatch(x: Translator, port: OfPort): void {
+  const { peer } = port;
+  if (peer === undefined) return x.lose('no_such_port', 'Nonexistent output port');
+  x.credits.push(port.sent, peer.port.received);
+  x.cross(peer.bridge, peer.port);
 }

@@ -9,19 +9,21 @@
  * count), 4096 in all. A packet that exceeds them is dropped as a whole, reason `translation_error`.
  */
 import { type DropReason, dropReason } from '#contract/catalogue.ts';
-import { ETH_IPV4, ETH_IPV6, KEY_WORDS, W_IN_PORT, W_TP, W_TYPE } from '#contract/flow-key.ts';
+import { ETH_IPV4, ETH_IPV6, KEY_WORDS, W_IN_PORT, W_TP, W_TUNNEL, W_TYPE } from '#contract/flow-key.ts';
 import { runActionSet } from './action-set.ts';
 import type { Action } from './actions.ts';
 import { EditState } from './edit-state.ts';
 import type { LiveSource } from './group.ts';
-import { type Subfield, W_ACTSET_OUTPUT } from './key.ts';
+import { OF_KEY_WORDS, type Subfield, W_ACTSET_OUTPUT } from './key.ts';
 import type { MacTable } from './mac-learning.ts';
+import type { InstalledFlow } from './megaflow.ts';
 import { OFPP_IN_PORT, OFPP_UNSET } from './ofp-port.ts';
 import type { OfPort } from './port.ts';
 import { tableBit } from './reach.ts';
 import type { Rule } from './rule.ts';
 import type { Credit, Table } from './table.ts';
 import { runActions } from './translate-actions.ts';
+import { receiveTunnel, type TunnelView } from './translate-tunnel.ts';
 
 export const MAX_DEPTH = 64;
 export const MAX_RESUBMITS = 4096;
@@ -37,10 +39,13 @@ export interface Pipeline extends LiveSource {
   portOf(ofport: number): OfPort | undefined;
   /** All ports by rising number. */
   readonly portList: readonly OfPort[];
+  /** Megaflows by the MAC entries that they depend on. */
+  readonly macUsers: Map<string, Set<InstalledFlow>>;
 }
 
 /** A MAC address that a translation learned (`port`) or looked for (undefined). */
 export interface MacUse {
+  readonly bridge: Pipeline;
   readonly key: string;
   readonly vlan: number;
   readonly mac: number;
@@ -49,6 +54,8 @@ export interface MacUse {
 
 /** Told what happens while a packet is traced (ofproto/trace). */
 export interface TraceSink {
+  /** The packet goes on in another bridge, until `leave`. */
+  bridge(name: string): void;
   table(id: number, rule: Rule | undefined): void;
   bucket(id: number): void;
   actionSet(): void;
@@ -63,6 +70,8 @@ export interface TraceSink {
 export class Translator {
   readonly state = new EditState();
   bridge!: Pipeline;
+  /** The bridge that the packet came in at. */
+  first!: Pipeline;
   credits: Credit[] = [];
   macs: MacUse[] = [];
   /** Bit min(id, 31) of every table looked up. */
@@ -70,6 +79,14 @@ export class Translator {
   usedGroups = false;
   /** Lookups saw a key word in another state than the packet's: these words say nothing about a rule's reach. */
   editedWords = 0;
+  /** Bridges besides the first that the packet came through. */
+  crossed: Pipeline[] = [];
+  /** The result holds for this packet only: something is being found out meanwhile. */
+  slow = false;
+  /** The packet was wrapped, or would have been had the way been known. */
+  encapsulates = false;
+  /** Undefined while the switch has no tunnels. */
+  tunnels: TunnelView | undefined;
   trace: TraceSink | undefined;
 
   /** Table in which actions run now. */
@@ -105,16 +122,20 @@ export class Translator {
 
   /**
    * Runs a packet. Results: `state.program`, `state.wc`, `credits`, `macs` and the dependency fields.
-   * @param key 64 words with the OpenFlow port as in_port.
+   * @param key OF_KEY_WORDS words with the OpenFlow port as in_port.
    */
   run(bridge: Pipeline, key: Uint32Array): void {
     const { state } = this;
     this.bridge = bridge;
+    this.first = bridge;
     this.credits = [];
     this.macs = [];
     this.tableBits = 0;
     this.usedGroups = false;
     this.editedWords = 0;
+    this.crossed = [];
+    this.slow = false;
+    this.encapsulates = false;
     this.table = 0;
     this.depth = 0;
     this.resubmits = 0;
@@ -126,23 +147,15 @@ export class Translator {
     state.reset(key);
     state.flow[W_ACTSET_OUTPUT] = OFPP_UNSET;
     const port = bridge.portOf(key[W_IN_PORT]!);
-    if (port !== undefined && !port.receives) this.lose('port_blocked', 'port does not receive');
-    else {
-      try {
-        this.lookup(0, -1, true);
-        if (!this.failed && this.actionSet.length > 0) {
-          this.trace?.actionSet();
-          runActionSet(this);
-          this.trace?.leave();
-        }
-      } catch (error) {
-        if (!(error instanceof RangeError)) throw error;
-        this.fail('over the depth of the stack');
-      }
+    try {
+      this.#receive(port, () => this.lookup(0, -1, true));
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+      this.fail('over the depth of the stack');
     }
     if (this.failed) state.dropAll(dropReason('translation_error'));
     else if (state.outputs === 0) state.dropAll(this.reason);
-    this.#finishMask();
+    this.#finishMask(key[W_IN_PORT]!);
   }
 
   /**
@@ -175,6 +188,41 @@ export class Translator {
     trace?.leave();
   }
 
+  /** The tables of a bridge on a packet that came in at `port`, then its action set. */
+  #receive(port: OfPort | undefined, tables: () => void): void {
+    if (port !== undefined && !port.receives) return this.lose('port_blocked', 'port does not receive');
+    if (port?.tunnel !== undefined && !receiveTunnel(this, port)) return;
+    tables();
+    if (this.failed || this.actionSet.length === 0) return;
+    this.trace?.actionSet();
+    runActionSet(this);
+    this.trace?.leave();
+  }
+
+  /**
+   * The packet comes in at a port of another bridge. Registers, metadata and what is known of a tunnel stay behind; what
+   * happens to the packet there does not happen to it here.
+   */
+  cross(bridge: Pipeline, port: OfPort): void {
+    const { state, bridge: from, table, actionSet } = this;
+    const saved = state.save();
+    if (bridge !== this.first && !this.crossed.includes(bridge)) this.crossed.push(bridge);
+    state.write(W_IN_PORT, port.ofport, 0xffffffff);
+    for (let w = W_TUNNEL; w < OF_KEY_WORDS; w++) state.write(w, 0, 0xffffffff);
+    state.flow[W_ACTSET_OUTPUT] = OFPP_UNSET;
+    this.bridge = bridge;
+    this.actionSet = [];
+    this.trace?.bridge(bridge.name);
+    this.#receive(port, () => this.resubmit(0, -1, false));
+    this.trace?.leave();
+    this.bridge = from;
+    this.table = table;
+    this.actionSet = actionSet;
+    // A bridge that ends early does not end what the other does.
+    this.exited = false;
+    state.restore(saved);
+  }
+
   /** Counts one more resubmit or group. @returns false at a limit. */
   enter(): boolean {
     if (this.depth >= MAX_DEPTH) this.fail(`over max translation depth ${MAX_DEPTH}`);
@@ -194,11 +242,13 @@ export class Translator {
   /**
    * What makes a mask readable and is always matched: the port, and the protocol wherever something behind it is matched.
    */
-  #finishMask(): void {
+  #finishMask(inPort: number): void {
     const { wc, flow } = this.state;
     wc[W_IN_PORT] = 0xffffffff;
+    // Only packets out of tunnels have these words, and the port says which those are.
+    if (this.first.portOf(inPort)?.tunnel === undefined) wc.fill(0, W_TUNNEL, KEY_WORDS);
     let network = wc[W_TYPE]! & 0xffff;
-    for (let w = W_TYPE + 1; w < KEY_WORDS; w++) network |= wc[w]!;
+    for (let w = W_TYPE + 1; w < W_TUNNEL; w++) network |= wc[w]!;
     if (network !== 0) wc[W_TYPE]! |= 0xffff0000;
     const type = flow[W_TYPE]! >>> 16;
     if (wc[W_TP] !== 0 && (type === ETH_IPV4 || type === ETH_IPV6)) wc[W_TYPE]! |= 0xff00;

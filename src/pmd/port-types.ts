@@ -12,6 +12,7 @@ import {
 } from '#ports/kernel/factory.ts';
 import { memifPort, memifSessions } from '#ports/memif/factory.ts';
 import type { PortFactory, SessionFactory } from '#ports/port.ts';
+import { TUNNEL_KIND, tunnelPort, tunnelSession } from '#ports/tunnel/port.ts';
 import { vhostPort, vhostSessions } from '#ports/vhost-user/factory.ts';
 
 /** Interface `type` (ovs-vswitchd.conf.db(5)) → session; sockets without a path of their own lie in `rundir`. */
@@ -25,6 +26,9 @@ export function sessionTypes(rundir: string): ReadonlyMap<string, SessionFactory
     ['memif', memifSessions(rundir)],
     ['ivshmem', ivshmemSessions(rundir)],
     ['dummy', dummySession],
+    ['vxlan', tunnelSession],
+    ['geneve', tunnelSession],
+    ['gre', tunnelSession],
   ]);
 }
 
@@ -34,6 +38,7 @@ export const PORTS: ReadonlyMap<string, PortFactory> = new Map([
   ['memif', memifPort],
   ['ivshmem', ivshmemPort],
   ['dummy', dummyPort],
+  [TUNNEL_KIND, tunnelPort],
   [TAP_KIND, tapPort],
   [PACKET_KIND, packetPort],
   [XDP_KIND, xdpPort],

@@ -1,7 +1,6 @@
 import test from 'ava';
 import fc from 'fast-check';
 import {
-  ACTION_WORDS,
   checkProgram,
   decTtl,
   drop,
