@@ -13,6 +13,8 @@ import type { Link } from './rtnetlink.ts';
 
 /** Interfaces that failed to open are tried again. */
 const RETRY_MS = 2000;
+/** How often losses that the kernel counts are told. */
+const REFRESH_MS = 1000;
 
 /** Ways to reach an interface, best first, by the name of their options. */
 export interface SystemBackends {
@@ -42,6 +44,8 @@ export class SystemSession implements PortSession {
   #passedOver = '';
   #stopWatch: (() => void) | undefined;
   #retry: NodeJS.Timeout | undefined;
+  #refresh: NodeJS.Timeout | undefined;
+  #told = '';
   #work: Promise<void> = Promise.resolve();
   #stopped = false;
 
@@ -63,6 +67,8 @@ export class SystemSession implements PortSession {
     this.#stopWatch = stop;
     this.#link = link;
     await this.#follow();
+    this.#refresh = setInterval(() => this.#tell(), REFRESH_MS);
+    this.#refresh.unref();
   }
 
   async reconfigure(options: Readonly<Record<string, string>>): Promise<boolean> {
@@ -94,6 +100,7 @@ export class SystemSession implements PortSession {
   async stop(): Promise<void> {
     this.#stopped = true;
     clearTimeout(this.#retry);
+    clearInterval(this.#refresh);
     this.#stopWatch?.();
     await this.#work;
     await this.#close();
@@ -116,7 +123,15 @@ export class SystemSession implements PortSession {
       .catch((error: Error) => {
         this.#error = error.message;
       })
-      .then(() => this.#host.status(this.portNo, this.status()));
+      .then(() => this.#tell());
+  }
+
+  #tell(): void {
+    const status = this.status();
+    const text = JSON.stringify(status);
+    if (text === this.#told) return;
+    this.#told = text;
+    this.#host.status(this.portNo, status);
   }
 
   /** Brings backend and attachment in line with the interface. */

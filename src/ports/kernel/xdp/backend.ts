@@ -13,8 +13,18 @@ interface XdpAttachment extends Attachment {
   readonly piece: XdpPiece;
 }
 
-/** @throws Error with the reason why this interface cannot be served by AF_XDP. */
+/**
+ * Interfaces that software feeds (veth, tun, …) are served only when option xdp-mode asks for it. The stack behind them leaves
+ * checksums and segmentation to its device, with notes that XDP does not show: those of TCP and UDP are recognised
+ * (partial.ts), those of SCTP and of encapsulated frames cannot be; and while XDP is on, that stack segments TCP itself.
+ * @throws Error with the reason why this interface cannot be served by AF_XDP.
+ */
 export const openXdp: OpenBackend = ({ portNo, link, options }) => {
+  if (link.kind !== '' && options['xdp-mode'] === undefined) {
+    throw new Error(
+      `AF_XDP would hide the offloads of ${link.kind} interface ${link.name}; use it with options:xdp-mode=best-effort`,
+    );
+  }
   const device = new XdpDevice(link, readXdpOptions(options));
   return {
     name: 'af_xdp',

@@ -82,7 +82,7 @@ export interface RingPlace {
 
 /**
  * State of a socket's tx half that workers share: words of a SharedArrayBuffer. LOCK guards a burst; DOWN is set while the
- * interface does not take frames; the free frames are a stack of FREE_COUNT umem addresses from FREE on, written under the
+ * interface takes no frames; the free frames are a stack of FREE_COUNT umem addresses from FREE on, written under the
  * lock.
  */
 export const STATE_LOCK = 0;

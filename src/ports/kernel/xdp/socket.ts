@@ -33,8 +33,8 @@ import {
   type XskPlace,
 } from './layout.ts';
 
-/** Frames, and entries of each ring. */
-const RX_FRAMES = 2048;
+/** Frames, and entries of the rings that they circle through: powers of two. */
+const RX_FRAMES = 4096;
 const TX_FRAMES = 2048;
 /** Above what all tx frames cost as socket buffers: the ring is the limit, not the send buffer. */
 const SEND_BUFFER = 64 << 20;

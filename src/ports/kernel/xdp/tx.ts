@@ -112,7 +112,7 @@ export class XdpTxQueue implements TxQueue, FrameSink {
   push(batch: PacketBatch, list: Int32Array, n: number): number {
     const slots = this.#counters.slots;
     const base = this.#counters.base;
-    if (this.#rings.state[DOWN] !== 0) {
+    if (this.#rings.state[DOWN] !== 0 && !this.#isUp()) {
       slots[base + PORT_DOWN]! += n;
       return 0;
     }
@@ -140,6 +140,14 @@ export class XdpTxQueue implements TxQueue, FrameSink {
       slots[base + TX_BURSTS]! += 1;
     }
     return packets;
+  }
+
+  /** Asks the kernel whether the interface still takes no frames. */
+  #isUp(): boolean {
+    const result = send(this.#rings.fd);
+    if (result < 0 && result !== EAGAIN && result !== EBUSY) return false;
+    Atomics.store(this.#rings.state, DOWN, 0);
+    return true;
   }
 
   /** Frames that the kernel has sent become free again. */
@@ -252,7 +260,6 @@ export class XdpTxQueue implements TxQueue, FrameSink {
       result = send(this.#rings.fd);
       calls++;
     }
-    // The session takes this back when the interface is up again.
     if (result === ENETDOWN || result === ENXIO) Atomics.store(this.#rings.state, DOWN, 1);
     this.#counters.slots[this.#counters.base + CALLS]! += calls;
   }
