@@ -14,6 +14,7 @@ static const char usage[] =
     "  send             sends marked frames: each carries its number and a pattern made of it\n"
     "  receive          receives marked frames and checks number, length and every byte\n"
     "  ping             sends marked frames one by one, waits for each to come back (rwi-echo); round trip times\n"
+    "  exchange         sends marked frames, some under way at a time, and checks all that come back\n"
     "  load [--to W2]   sends as fast as it goes for some seconds, counts what comes back, or out at W2\n"
     "  count            counts what comes in for some seconds, without a look at it\n"
     "  layout           prints the offsets of the layout that this program was made with (no WHERE)\n"
@@ -24,17 +25,19 @@ static const char usage[] =
     "  --queue Q        queue pair (0)\n"
     "  --seconds T      length of a measurement (3)\n"
     "  --warmup T       traffic before it (0)\n"
-    "  --timeout T      seconds without a frame after which receive and ping give up (10)\n"
+    "  --timeout T      seconds without a frame after which a mode gives up (10)\n"
+    "  --rate R         send: frames per second, 0: as fast as it goes (0)\n"
+    "  --window W       exchange: frames under way (32)\n"
     "  --to WHERE       load: a second port, where the frames come out\n"
     "  --poll           never sleep\n";
 
 static struct {
   const char *where, *to;
-  uint64_t count;
+  uint64_t count, window;
   uint32_t size;
   int queue, poll, timeout;
-  double seconds, warmup;
-} option = {.count = 1000, .size = 64, .timeout = 10, .seconds = 3};
+  double seconds, warmup, rate;
+} option = {.count = 1000, .window = 32, .size = 64, .timeout = 10, .seconds = 3};
 
 /* ---- Marked frames: Ethernet header, then this, then a pattern ---- */
 
@@ -123,14 +126,64 @@ static int info(struct rwi_port *port, const struct rwi_device *device) {
   return 0;
 }
 
-static int send_marked(struct rwi_queue *queue) {
+/* Sends marked frames from `*number` on, up to `end`, as many as there are buffers for. Gives how many. */
+static int send_burst(struct rwi_queue *queue, uint64_t *number, uint64_t end) {
   struct rwi_piece pieces[RWI_MAX_CHAIN];
-  int each = buffers_for(queue, option.size);
-  for (uint64_t number = 0; number < option.count;) {
-    int n = rwi_tx_reserve(queue, pieces, RWI_MAX_CHAIN), used = 0;
+  int each = buffers_for(queue, option.size), used = 0, frames = 0;
+  int n = *number < end ? rwi_tx_reserve(queue, pieces, RWI_MAX_CHAIN) : 0;
+  for (; n < 0 || (*number < end && n - used >= each); frames++) {
     must(n, "send");
-    while (number < option.count && n - used >= each) used += build(pieces + used, n - used, number++, option.size);
-    if (used > 0) must(rwi_tx_send(queue, pieces, used), "send");
+    used += build(pieces + used, n - used, (*number)++, option.size);
+  }
+  must(rwi_tx_send(queue, pieces, used), "send");
+  return frames;
+}
+
+/* What was received so far. */
+struct tally {
+  uint64_t good, bad, lost, other, expected;
+  double last;
+};
+
+static void print_tally(const char *what, const struct tally *t) {
+  printf("%s %llu good, %llu bad, %llu lost, %llu other\n", what, (unsigned long long)t->good, (unsigned long long)t->bad,
+         (unsigned long long)t->lost, (unsigned long long)t->other);
+}
+
+/* Takes one burst and checks it. Gives frames seen. */
+static int receive_burst(struct rwi_queue *queue, struct tally *t) {
+  struct rwi_piece pieces[RWI_MAX_CHAIN];
+  int n = rwi_rx_poll(queue, pieces, RWI_MAX_CHAIN), frames = 0;
+  must(n, "receive");
+  for (int start = 0, end; start < n; start = end, frames++) {
+    uint64_t number = t->expected;
+    for (end = start; pieces[end].next; end++) continue;
+    end++;
+    const struct rwi_piece *head = &pieces[start];
+    if (head->length < 14 || head->data[12] != ETHER_TYPE >> 8 || head->data[13] != (ETHER_TYPE & 0xff)) {
+      t->other++; /* A kernel's own chatter. */
+      continue;
+    }
+    t->last = now();
+    if (verify(head, end - start, &number)) t->good++;
+    else t->bad++;
+    if (number > t->expected) t->lost += number - t->expected;
+    t->expected = number + 1;
+  }
+  rwi_rx_release(queue, pieces, n);
+  return frames;
+}
+
+static int send_marked(struct rwi_queue *queue) {
+  double start = now();
+  for (uint64_t number = 0; number < option.count;) {
+    uint64_t end = option.count;
+    if (option.rate > 0) {
+      uint64_t due = (uint64_t)((now() - start) * option.rate) + 1;
+      if (due < end) end = due;
+    }
+    if (send_burst(queue, &number, end) > 0) continue;
+    if (number == end) rwi_nap(500);
     else must(await(queue, RWI_WAIT_TX), "send");
   }
   must(rwi_flush(queue, 1000 * option.timeout), "send");
@@ -139,34 +192,27 @@ static int send_marked(struct rwi_queue *queue) {
 }
 
 static int receive_marked(struct rwi_queue *queue) {
-  struct rwi_piece pieces[RWI_MAX_CHAIN];
-  uint64_t good = 0, bad = 0, lost = 0, other = 0, expected = 0;
-  double last = now();
+  struct tally tally = {.last = now()};
   printf("receiving\n");
   fflush(stdout);
-  while (good + lost < option.count && now() - last < option.timeout) {
-    int n = rwi_rx_poll(queue, pieces, RWI_MAX_CHAIN);
-    must(n, "receive");
-    for (int start = 0, end; start < n; start = end) {
-      uint64_t number = 0;
-      for (end = start; pieces[end].next; end++) continue;
-      end++;
-      last = now();
-      if (pieces[start].length < 14 || pieces[start].data[12] != ETHER_TYPE >> 8 || pieces[start].data[13] != (ETHER_TYPE & 0xff)) {
-        other++; /* A kernel's own chatter. */
-        continue;
-      }
-      if (!verify(pieces + start, end - start, &number)) bad++;
-      else good++;
-      if (number > expected) lost += number - expected;
-      expected = number + 1;
-    }
-    rwi_rx_release(queue, pieces, n);
-    if (n == 0) must(await(queue, RWI_WAIT_RX), "receive");
+  while (tally.good + tally.lost < option.count && now() - tally.last < option.timeout)
+    if (receive_burst(queue, &tally) == 0) must(await(queue, RWI_WAIT_RX), "receive");
+  print_tally("received", &tally);
+  return tally.good == option.count && tally.bad == 0 ? 0 : 1;
+}
+
+static int exchange(struct rwi_queue *queue) {
+  struct tally tally = {.last = now()};
+  uint64_t number = 0;
+  printf("exchanging\n");
+  fflush(stdout);
+  while (tally.good + tally.lost < option.count && now() - tally.last < option.timeout) {
+    uint64_t end = tally.expected + option.window;
+    int sent = send_burst(queue, &number, end < option.count ? end : option.count);
+    if (receive_burst(queue, &tally) + sent == 0) must(await(queue, RWI_WAIT_RX), "exchange");
   }
-  printf("received %llu good, %llu bad, %llu lost, %llu other\n", (unsigned long long)good, (unsigned long long)bad,
-         (unsigned long long)lost, (unsigned long long)other);
-  return good == option.count && bad == 0 ? 0 : 1;
+  print_tally("exchanged", &tally);
+  return tally.good == option.count && tally.bad == 0 ? 0 : 1;
 }
 
 static int compare(const void *a, const void *b) {
@@ -347,7 +393,8 @@ static int layout(void) {
 static void parse(int argc, char **argv) {
   static const struct option options[] = {
       {"count", 1, 0, 'c'}, {"size", 1, 0, 's'},    {"queue", 1, 0, 'q'}, {"seconds", 1, 0, 't'}, {"warmup", 1, 0, 'w'},
-      {"timeout", 1, 0, 'o'}, {"to", 1, 0, 'd'}, {"poll", 0, 0, 'p'},  {0, 0, 0, 0},
+      {"timeout", 1, 0, 'o'}, {"to", 1, 0, 'd'}, {"poll", 0, 0, 'p'},
+      {"rate", 1, 0, 'r'}, {"window", 1, 0, 'n'}, {0, 0, 0, 0},
   };
   int letter;
   while ((letter = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -356,6 +403,8 @@ static void parse(int argc, char **argv) {
     else if (letter == 'q') option.queue = atoi(optarg);
     else if (letter == 't') option.seconds = atof(optarg);
     else if (letter == 'w') option.warmup = atof(optarg);
+    else if (letter == 'r') option.rate = atof(optarg);
+    else if (letter == 'n') option.window = strtoull(optarg, NULL, 10);
     else if (letter == 'o') option.timeout = atoi(optarg);
     else if (letter == 'd') option.to = optarg;
     else if (letter == 'p') option.poll = 1;
@@ -392,6 +441,7 @@ int main(int argc, char **argv) {
   else if (strcmp(mode, "send") == 0) result = send_marked(queue);
   else if (strcmp(mode, "receive") == 0) result = receive_marked(queue);
   else if (strcmp(mode, "ping") == 0) result = ping(queue);
+  else if (strcmp(mode, "exchange") == 0) result = exchange(queue);
   else if (strcmp(mode, "load") == 0) result = load(queue, in);
   else if (strcmp(mode, "count") == 0) result = load(NULL, in);
   else fputs(usage, stderr);
