@@ -137,13 +137,14 @@ export class MemifDevice {
   make(queues: number, log2RingSize: number, bufferSize: number): void {
     const size = 1 << log2RingSize;
     const stride = up(bufferSize, LINE);
-    const first = up(2 * queues * ringBytes(size), PAGE);
+    const apart = up(ringBytes(size), LINE);
+    const first = up(2 * queues * apart, PAGE);
     const bytes = up(first + 2 * queues * size * stride, PAGE);
     this.#regions = [{ fd: memfd('memif', bytes, { seal: true }), mmapOffset: 0, size: bytes }];
     for (const s2m of [true, false]) {
       for (let index = 0; index < queues; index++) {
         const n = (s2m ? 0 : queues) + index;
-        const offset = n * ringBytes(size);
+        const offset = n * apart;
         const buffers = first + n * size * stride;
         this.#rings.push({
           index,
