@@ -5,17 +5,20 @@
  * ids are used again, lowest first, once a barrier has passed.
  */
 import {
+  ACTION_CLONE,
   ACTION_DEC_TTL,
   ACTION_DROP,
   ACTION_OUTPUT,
   ACTION_POP_VLAN,
   ACTION_PUSH_VLAN,
   ACTION_SET,
-  ACTION_WORDS,
+  ACTION_TNL_POP,
+  ACTION_TNL_PUSH,
   checkProgram,
+  pushedHeader,
 } from '#contract/actions.ts';
 import { DROP_REASONS } from '#contract/catalogue.ts';
-import { KEY_WORDS, VLAN_PRESENT, W_IN_PORT, W_NW_MISC, W_VLAN, W_VLAN_INNER } from '#contract/flow-key.ts';
+import { KEY_WORDS, VLAN_PRESENT, W_IN_PORT, W_NW_MISC, W_TUNNEL, W_VLAN, W_VLAN_INNER } from '#contract/flow-key.ts';
 import type {
   Datapath,
   DatapathEvents,
@@ -28,10 +31,19 @@ import type {
   PortStatistics,
 } from '#ofproto/datapath.ts';
 
+export interface Output {
+  readonly port: number;
+  readonly key: Uint32Array;
+  /** The header that the packet was wrapped in last; its key is then not told. */
+  readonly header?: Uint8Array;
+  /** The packet goes into the tunnel of this kind; `port` is the tunnel's. */
+  readonly popped?: number;
+}
+
 /** What became of a packet: the frames that left, as `port:key words`, or the reason of its loss. */
 export interface Verdict {
   /** Datapath port and the packet's key as it left, with 0 as in_port. */
-  readonly outputs: readonly { readonly port: number; readonly key: Uint32Array }[];
+  readonly outputs: readonly Output[];
   readonly drop: string;
   readonly upcall: boolean;
 }
@@ -42,15 +54,34 @@ export function runProgram(program: Uint32Array, packet: Uint32Array): Pick<Verd
   if (problem !== undefined) throw new Error(problem);
   const key = packet.slice(0, KEY_WORDS);
   key[W_IN_PORT] = 0;
-  const outputs: { port: number; key: Uint32Array }[] = [];
-  const end = (reason: string) => ({ outputs, drop: outputs.length === 0 ? reason : '' });
+  key.fill(0, W_TUNNEL);
+  const outputs: Output[] = [];
+  const reason = runPart(program, key, undefined, outputs);
+  return { outputs, drop: outputs.length === 0 ? reason : '' };
+}
+
+/** Runs a program or the part of a clone. @returns why nothing was output, if nothing was. */
+function runPart(program: Uint32Array, key: Uint32Array, wrapped: Uint8Array | undefined, outputs: Output[]): string {
+  let header = wrapped;
+  const end = (reason: string): string => reason;
   // Tags below the two that a key shows.
   const hidden: number[] = [];
-  for (let at = 0; at < program.length; at += ACTION_WORDS[program[at]! >>> 16]!) {
+  for (let at = 0; at < program.length; at += program[at]! & 0xffff) {
     const a = program[at + 1]!;
     switch (program[at]! >>> 16) {
       case ACTION_OUTPUT:
-        outputs.push({ port: a, key: key.slice() });
+        outputs.push({ port: a, key: key.slice(), ...(header ? { header } : {}) });
+        break;
+      case ACTION_CLONE:
+        runPart(program.subarray(at + 2, at + 2 + a), key.slice(), header, outputs);
+        at += a;
+        break;
+      case ACTION_TNL_PUSH:
+        header = pushedHeader(program, at);
+        key.fill(0);
+        break;
+      case ACTION_TNL_POP:
+        outputs.push({ port: a, key: key.slice(), popped: program[at + 2]! });
         break;
       case ACTION_DROP:
         return end(DROP_REASONS[a]!.name);
@@ -213,10 +244,13 @@ export class FakeDatapath implements Datapath {
     Object.assign(out, this.stats.get(id) ?? { packets: 0, bytes: 0, used: 0, tcpFlags: 0 });
   }
 
-  execute(inPort: number, _frame: Uint8Array, actions: Uint32Array): void {
+  /** Packets that the control plane sent of itself. */
+  readonly executed: { readonly frame: Uint8Array; readonly outputs: readonly Output[] }[] = [];
+
+  execute(inPort: number, frame: Uint8Array, actions: Uint32Array): void {
     const key = new Uint32Array(KEY_WORDS);
     key[W_IN_PORT] = inPort;
-    runProgram(actions, key);
+    this.executed.push({ frame: frame.slice(), outputs: runProgram(actions, key).outputs });
   }
 
   async addPort(config: DatapathPortConfig): Promise<number> {
