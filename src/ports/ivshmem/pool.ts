@@ -127,7 +127,8 @@ export class Pool {
    */
   open(slot: number, settings: SlotSettings): number {
     const g = this.geometry;
-    if (!(slot > 0 && slot < g.slots)) throw new RangeError(`the pool has slots 1 to ${g.slots - 1}, not ${slot}`);
+    if (!(Number.isInteger(slot) && slot > 0 && slot < g.slots))
+      throw new RangeError(`the pool has slots 1 to ${g.slots - 1}, not ${slot}`);
     const { queues } = settings;
     if (!(queues > 0 && queues <= g.queues))
       throw new RangeError(`the pool has 1 to ${g.queues} queues, not ${queues}`);

@@ -5,14 +5,12 @@
 import test from 'ava';
 import fc from 'fast-check';
 import { SLOTS } from '#datapath/packet/batch.ts';
-import { DESC_NEXT, RING_FREE, RING_RETURN, RING_RX, RING_TX, STATE_BROKEN, slotAt } from '#ports/ivshmem/layout.ts';
+import { RING_FREE, RING_RETURN, RING_RX, RING_TX, slotAt } from '#ports/ivshmem/layout.ts';
 import type { Pool } from '#ports/ivshmem/pool.ts';
 import type { Piece } from './peer.ts';
-import { batch, endPool, forward, frameOf, makePool, Side } from './rig.ts';
+import { batch, endPool, forward, frameOf, makePool, Side, SMALL, withPair } from './rig.ts';
 
 const CLIENTS = 4;
-/** Buffers few enough for the pool to run out of them, and for chance to hit on those of others. */
-const SHAPE = { size: 1 << 18, slots: CLIENTS + 1, queues: 2, entries: 64, bufferBytes: 512, headroom: 64, credit: 40 };
 
 const outside = (batchPool: Pool, base: number): string => {
   // What rx lists for others must lie in buffers.
@@ -50,7 +48,7 @@ class World {
     if (a.stacked !== a.free) throw new Error(`stack: ${JSON.stringify(a)}`);
     for (let slot = 1; slot <= CLIENTS; slot++) {
       const { sending } = this.pool.holdings(slot);
-      if (sending > 2 * SHAPE.credit) throw new Error(`slot ${slot} holds ${sending}`);
+      if (sending > 2 * SMALL.credit) throw new Error(`slot ${slot} holds ${sending}`);
     }
   }
 
@@ -228,7 +226,7 @@ const act = (world: World, s: Step): void => {
 
 /** Runs a property in as many worlds as it takes. */
 const inWorlds = (numRuns: number, maxLength: number, work: (world: World, steps: Step[]) => void): void => {
-  const pool = makePool(SHAPE);
+  const pool = makePool(SMALL);
   try {
     fc.assert(
       fc.property(fc.array(step, { minLength: 1, maxLength }), (steps) => {
@@ -276,120 +274,6 @@ test('after any mischief of one client the others still exchange frames', (t) =>
   });
 });
 
-const one = (work: (a: Side, b: Side, pool: Pool) => void): void => {
-  const pool = makePool(SHAPE);
-  const [a, b] = [1, 2].map((n) => new Side(pool, n));
-  try {
-    work(a!, b!, pool);
-  } finally {
-    a!.kill();
-    b!.kill();
-    endPool(pool);
-  }
-};
-
-const descriptors: [string, (buffer: number) => readonly [number, number, number, number]][] = [
-  ['a buffer that does not exist', () => [511, 64, 60, 0]],
-  ['buffer 2^32 - 1', () => [0xffffffff, 64, 60, 0]],
-  ['a buffer of somebody else', (b) => [b + 40, 64, 60, 0]],
-  ['bytes beyond the end of its buffer', (b) => [b, 64, 449, 0]],
-  ['an offset that wraps around', (b) => [b, 0xffffffff, 60, 0]],
-  ['a length that wraps around', (b) => [b, 64, 0xffffffff, 0]],
-  ['an unknown flag', (b) => [b, 64, 60, 2]],
-  ['a piece of no bytes', (b) => [b, 64, 0, 0]],
-  ['a chain that does not end', (b) => [b, 64, 60, DESC_NEXT]],
-];
-for (const [what, make] of descriptors) {
-  test(`a descriptor with ${what} is a counted drop, and what was in order comes back`, (t) => {
-    one((a, b, pool) => {
-      const [x, offset, length, flags] = make(a.peer.take());
-      a.peer.put([{ buffer: x, offset, length }], flags);
-      a.peer.show();
-      t.is(forward(a, [b]), 0);
-      t.is(a.counts()['rx_bad_descriptor'], 1);
-      t.is(pool.holdings(1).sending, SHAPE.credit);
-      t.is(pool.holdings(2).sending, SHAPE.credit);
-      // Good frames go on.
-      a.peer.send(frameOf(60));
-      t.is(forward(a, [b]), 1);
-    });
-  });
-}
-
-test('a buffer named twice is taken once', (t) => {
-  one((a, b, pool) => {
-    const buffer = a.peer.take();
-    const piece = { buffer, offset: 64, length: 60 };
-    a.peer.put([piece], 0);
-    a.peer.put([piece], 0);
-    a.peer.put([piece, piece]);
-    a.peer.show();
-    t.is(forward(a, [b]), 1);
-    t.is(a.counts()['rx_bad_descriptor'], 2);
-    t.is(pool.holdings(2).receiving, 1);
-  });
-});
-
-test('too short and too long frames are counted by their reason', (t) => {
-  const pool = makePool({ size: 1 << 22, bufferBytes: 4096, slots: 3, entries: 64, credit: 64 });
-  const a = new Side(pool, 1);
-  a.peer.send(frameOf(13));
-  a.peer.send(frameOf(65_558));
-  t.is(forward(a, []), 0);
-  t.is(a.counts()['rx_short_frame'], 1);
-  t.is(a.counts()['rx_oversize'], 1);
-  t.is(pool.holdings(1).sending, 64);
-  a.kill();
-  endPool(pool);
-});
-
-test('a second return, and one of a buffer that was not received, is ignored and counted', (t) => {
-  one((a, b, pool) => {
-    a.peer.send(frameOf(60));
-    forward(a, [b]);
-    const got = b.peer.receive();
-    const free = pool.audit().free;
-    b.peer.giveBack([
-      ...got,
-      ...got,
-      [{ buffer: 3, offset: 0, length: 0 }],
-      [{ buffer: 0xffffffff, offset: 0, length: 0 }],
-    ]);
-    a.peer.send(frameOf(60));
-    forward(a, [b]);
-    t.is(b.counts()['bad_returns'], 3);
-    t.is(pool.audit().free, free);
-    t.is(pool.holdings(2).receiving, 1);
-  });
-});
-
-for (const [ring, what] of [
-  [RING_TX, 'producer of a tx ring'],
-  [RING_RETURN, 'producer of an rx return ring'],
-] as const) {
-  test(`an index that jumps breaks the port: ${what}`, (t) => {
-    one((a, b, pool) => {
-      a.peer.header(ring)[0] = 65;
-      b.peer.send(frameOf(60));
-      t.is(forward(b, [a]), 1);
-      forward(a, []);
-      t.regex(pool.broken(1), new RegExp(what));
-      t.is(pool.broken(2), '');
-      b.peer.send(frameOf(60));
-      forward(b, [a]);
-      t.true(a.counts()['tx_port_down']! >= 1);
-      t.is(a.peer.send(frameOf(60)) && forward(a, [b]), 0);
-      a.port.close();
-      pool.shut(1, STATE_BROKEN);
-      t.is(a.peer.slotWord(0), STATE_BROKEN);
-      t.is(a.peer.slotWord(24), ring === RING_TX ? 1 : 2);
-      t.is(pool.audit().sending, SHAPE.credit);
-      // So that `one` can end.
-      a.open = false;
-    });
-  });
-}
-
 test('a client that dies at any step of sending or receiving leaves no buffer behind', (t) => {
   const stages: ((a: Side, b: Side) => void)[] = [
     () => {},
@@ -421,7 +305,7 @@ test('a client that dies at any step of sending or receiving leaves no buffer be
     },
   ];
   for (const stage of stages) {
-    const pool = makePool(SHAPE);
+    const pool = makePool(SMALL);
     const [a, b] = [1, 2].map((n) => new Side(pool, n, { mtu: 9000 }));
     stage(a!, b!);
     a!.kill();
@@ -441,7 +325,7 @@ test('a client that dies at any step of sending or receiving leaves no buffer be
 });
 
 test('what a client writes into the rings that only the switch produces does not matter', (t) => {
-  one((a, b, pool) => {
+  withPair((a, b, pool) => {
     for (const ring of [RING_FREE, RING_RX]) {
       a.peer.entries(ring).fill(0xffffffff);
       b.peer.entries(ring).fill(0xffffffff);

@@ -21,6 +21,17 @@ export const SHAPE: PoolShape = {
   credit: 48,
 };
 
+/** Buffers few enough for the pool to run out of them, and for chance to hit on those of others. */
+export const SMALL: PoolShape = {
+  size: 1 << 18,
+  slots: 5,
+  queues: 2,
+  entries: 64,
+  bufferBytes: 512,
+  headroom: 64,
+  credit: 40,
+};
+
 export const makePool = (change: Partial<PoolShape> = {}): Pool => {
   const shape = { ...SHAPE, ...change };
   return new Pool(memfd('test-pool', shape.size, { seal: true }), shape, 0);
@@ -52,7 +63,7 @@ export interface PortOptions {
 export class Side {
   readonly pool: Pool;
   readonly slot: number;
-  readonly port: WorkerPort;
+  port: WorkerPort;
   readonly peers: Peer[] = [];
   readonly counters = new Float64Array(PORT_ROW);
   readonly kickFds: number[] = [];
@@ -60,7 +71,7 @@ export class Side {
   open = true;
 
   constructor(pool: Pool, slot: number, options: PortOptions = {}) {
-    const { mtu = 1500, queues = 1, worker = 0, workers = 1 } = options;
+    const { mtu = 1500, queues = 1 } = options;
     this.pool = pool;
     this.slot = slot;
     pool.open(slot, { queues, mtu, portNo: slot, name: `port${slot}`, plain: false });
@@ -69,14 +80,22 @@ export class Side {
       this.kickFds.push(eventfd());
       this.callFds.push(eventfd());
     }
-    const places = this.peers.map((_, queue) => ({
+    this.port = this.attach(options, undefined);
+  }
+
+  /** A worker gets the port; the one before, if any, loses it. */
+  attach(options: PortOptions, previous: WorkerPort | undefined = this.port): WorkerPort {
+    const { mtu = 1500, worker = 0, workers = 1 } = options;
+    const { pool, slot } = this;
+    const queues = this.peers.map((_, queue) => ({
       queue,
       kickFd: this.kickFds[queue]!,
       callFd: this.callFds[queue]!,
     }));
-    const attachment = { kind: 'ivshmem', portNo: slot, rxQueues: [], pool: pool.place, slot, queues: places, mtu };
+    const attachment = { kind: 'ivshmem', portNo: slot, rxQueues: [], pool: pool.place, slot, queues, mtu };
     const context = { worker, workers, counters: { slots: this.counters, base: 0 }, batch };
-    this.port = (ivshmemPort as PortFactory)(attachment, context, undefined);
+    this.port = (ivshmemPort as PortFactory)(attachment, context, previous);
+    return this.port;
   }
 
   get peer(): Peer {
@@ -114,3 +133,22 @@ export const forward = (from: Side, to: readonly Pick<Side, 'port'>[], whole = f
 /** A frame of `length` bytes with bytes that differ from place to place. */
 export const frameOf = (length: number, seed = 1): Uint8Array =>
   Uint8Array.from({ length }, (_, i) => (i === 12 ? 8 : i === 13 ? 0 : (i * 7 + seed * 13) & 0xff));
+
+/** Two clients of a small pool. */
+export const withPair = (work: (a: Side, b: Side, pool: Pool) => void): void => {
+  const pool = makePool(SMALL);
+  const [a, b] = [1, 2].map((n) => new Side(pool, n));
+  try {
+    work(a!, b!, pool);
+  } finally {
+    a!.kill();
+    b!.kill();
+    endPool(pool);
+  }
+};
+
+/** Every buffer is in one state, free ones are on the stack, and the switch is in no burst. */
+export const balanced = (pool: Pool): boolean => {
+  const a = pool.audit();
+  return a.total === a.free + a.sending + a.receiving + a.held && a.stacked === a.free && a.held === 0;
+};

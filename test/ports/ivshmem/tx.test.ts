@@ -1,14 +1,10 @@
 import test from 'ava';
+import { eventfdDrain } from '#contract/os.ts';
+import { clonePacket } from '#datapath/actions/clone.ts';
 import { pushVlan } from '#datapath/actions/vlan.ts';
-import { SLOTS } from '#datapath/packet/batch.ts';
-import { DESC_NEXT, RING_RX } from '#ports/ivshmem/layout.ts';
+import { RING_RX } from '#ports/ivshmem/layout.ts';
 import type { Pool } from '#ports/ivshmem/pool.ts';
-import { batch, endPool, forward, frameOf, makePool, namedCounts, Side } from './rig.ts';
-
-const balanced = (pool: Pool) => {
-  const a = pool.audit();
-  return a.total === a.free + a.sending + a.receiving + a.held && a.stacked === a.free && a.held === 0;
-};
+import { balanced, batch, endPool, forward, frameOf, makePool, Side } from './rig.ts';
 
 const withSides = (count: number, work: (sides: Side[], pool: Pool) => void, mtu = 1500, shape = {}) => {
   const pool = makePool(shape);
@@ -164,13 +160,7 @@ for (const editedFirst of [false, true]) {
       a!.peer.send(frame);
       run(a!, () => {
         const copies = [1, 2].map((n) => {
-          const copy = 100 + n;
-          const moved = (copy - 0) * 256;
-          batch.u8.copyWithin(moved, 0, 256);
-          batch.start[copy] = batch.start[0]! + moved;
-          for (const field of ['headLength', 'length', 'segmentFirst', 'segmentCount', 'buffer', 'edited'] as const) {
-            batch[field][copy] = batch[field][0]!;
-          }
+          const copy = clonePacket(batch, 0);
           tag(copy, n);
           return copy;
         });
@@ -311,8 +301,7 @@ test('frames longer than the MTU are dropped, tagged ones get four bytes more', 
   });
 });
 
-test('a client is called only while it asks for it, for frames and for buffers', async (t) => {
-  const { eventfdDrain } = await import('#contract/os.ts');
+test('a client is called only while it asks for it, for frames and for buffers', (t) => {
   withSides(2, ([a, b]) => {
     a!.peer.send(frameOf(60));
     forward(a!, [b!]);
@@ -326,57 +315,4 @@ test('a client is called only while it asks for it, for frames and for buffers',
     t.is(b!.counts()['calls'], 1);
     t.is(a!.counts()['calls'], 1);
   });
-});
-
-test('a worker that sleeps asks for the doorbell, unless frames wait', (t) => {
-  withSides(1, ([a]) => {
-    const rx = a!.port.rx[0]!;
-    t.false(rx.arm());
-    t.is(a!.peer.header(0)[16], 1);
-    rx.disarm();
-    t.is(a!.peer.header(0)[16], 0);
-    a!.peer.send(frameOf(60));
-    t.true(rx.arm());
-    t.is(a!.peer.header(0)[16], 0);
-  });
-});
-
-test('a queue of one worker of two is locked by senders, and holders change under the lock of the pool', (t) => {
-  const pool = makePool();
-  const [a, b] = [1, 2].map((slot) => new Side(pool, slot, { workers: 2, worker: 1 }));
-  t.true(b!.port.tx!.shared);
-  t.true(b!.port.tx!.lock());
-  t.false(b!.port.tx!.lock());
-  b!.port.tx!.unlock();
-  a!.peer.send(frameOf(60));
-  forward(a!, [b!]);
-  t.is(b!.peer.receive().length, 1);
-  t.true(balanced(pool));
-  a!.kill();
-  b!.kill();
-  endPool(pool);
-});
-
-test('a slot has as many queue pairs as were asked for, each with buffers of its own', (t) => {
-  const pool = makePool();
-  const a = new Side(pool, 1, { queues: 2 });
-  const b = new Side(pool, 2);
-  a.peers[1]!.send(frameOf(60));
-  t.is(forward(a, [b], false, 0), 0);
-  t.is(forward(a, [b], false, 1), 1);
-  // A buffer of one queue cannot be sent on the other.
-  const buffer = a.peers[0]!.take();
-  a.peers[1]!.put([{ buffer, offset: 128, length: 60 }]);
-  a.peers[1]!.show();
-  t.is(forward(a, [b], false, 1), 0);
-  t.is(a.counts()['rx_bad_descriptor'], 1);
-  t.is(DESC_NEXT, 1);
-  t.true(balanced(pool));
-  t.is(pool.holdings(1).sending, 96);
-  a.kill();
-  b.kill();
-  t.is(pool.audit().free, pool.audit().total);
-  t.is(SLOTS > 32, true);
-  t.deepEqual(namedCounts(new Float64Array(64)), {});
-  endPool(pool);
 });
