@@ -13,6 +13,7 @@ import { type IvshmemAttachment, KIND } from './attachment.ts';
 import { Client } from './client.ts';
 import { STATE_BROKEN, STATE_CLOSED, STATE_FREE } from './layout.ts';
 import { parseOptions, type Settings } from './options.ts';
+import type { Pool } from './pool.ts';
 import type { Pools, Seat } from './registry.ts';
 
 /** How often the client's words are looked at: while it is awaited, and later. */
@@ -93,6 +94,11 @@ export class IvshmemSession implements PortSession {
   /** The memory was taken away: that concerns all ports of the pool. */
   fault(reason: string): void {
     this.#seat?.shared.fault(reason);
+  }
+
+  /** The pool while the port is started. */
+  get pool(): Pool | undefined {
+    return this.#seat?.shared.pool;
   }
 
   status(): PortStatus {
