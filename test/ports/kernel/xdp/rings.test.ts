@@ -9,9 +9,10 @@ import {
   portCounter,
 } from '#contract/catalogue.ts';
 import { PacketBatch } from '#datapath/packet/batch.ts';
-import { attachXdpPort } from '#ports/kernel/xdp/attachment.ts';
 import { STATE_DOWN, STATE_FREE_COUNT } from '#ports/kernel/xdp/layout.ts';
-import type { WorkerPort } from '#ports/port.ts';
+import { XskRings } from '#ports/kernel/xdp/ring.ts';
+import { XdpRxQueue } from '#ports/kernel/xdp/rx.ts';
+import { XdpTxQueue } from '#ports/kernel/xdp/tx.ts';
 import { eth, faultOf, filler, ipv4, packet, tcp, udp } from '../../../support/packets.ts';
 import { FakeKernel } from './fake-kernel.ts';
 
@@ -47,27 +48,29 @@ const PLAIN: Shape = {
 /** One socket, whose frames go back out of it. */
 class Loop {
   readonly kernel: FakeKernel;
-  readonly port: WorkerPort;
+  readonly rx: XdpRxQueue;
+  readonly tx: XdpTxQueue;
   readonly #slots = new Float64Array(PORT_ROW);
 
   constructor(shape: Partial<Shape> = {}) {
     const { frameBytes, start, mtu, ...rest } = { ...PLAIN, ...shape };
     this.kernel = new FakeKernel(ENTRIES, frameBytes, start);
-    const piece = { sockets: [this.kernel.place], longest: mtu + 14, needWakeup: true, busyPoll: false, ...rest };
+    const options = { longest: mtu + 14, needWakeup: true, busyPoll: false, ...rest };
     const counters = { slots: this.#slots, base: 0 };
-    this.port = attachXdpPort(piece, 1, { worker: 0, workers: 1, counters, batch });
+    const rings = new XskRings(this.kernel.place);
+    this.rx = new XdpRxQueue(1, rings, counters, options);
+    this.tx = new XdpTxQueue(1, false, rings, counters, options);
   }
 
   /** Forwards what waits. @returns packets. */
   turn(whole = false): number {
-    const rx = this.port.rx[0]!;
-    const n = rx.poll(batch, whole);
+    const n = this.rx.poll(batch, whole);
     if (n > 0) {
-      this.port.tx!.push(batch, LIST, n);
+      this.tx.push(batch, LIST, n);
       batch.copy();
-      this.port.tx!.publish();
+      this.tx.publish();
     }
-    rx.complete();
+    this.rx.complete();
     batch.clear();
     return n;
   }
@@ -118,7 +121,7 @@ test('frames pass byte-exact and no umem frame is lost, whatever the place of th
           }
           while (loop.turn(whole) > 0) kernel.transmit(ENTRIES, (left) => order % left);
         }
-        loop.port.tx!.push(batch, LIST, 0);
+        loop.tx.push(batch, LIST, 0);
         t.deepEqual(
           kernel.sent.map(({ frame }) => Buffer.from(frame).toString('hex')),
           expected.map((frame) => Buffer.from(frame).toString('hex')),
@@ -130,7 +133,7 @@ test('frames pass byte-exact and no umem frame is lost, whatever the place of th
           kernel.owned.toSorted((a, b) => a - b),
           half,
         );
-        loop.port.close();
+        loop.tx.close();
       },
     ),
     { numRuns: 60 },
@@ -204,6 +207,40 @@ test('while the interface is down, frames are counted as sent to a port that is 
   loop.kernel.receive(frameOf(60, 1));
   loop.turn();
   t.is(loop.drops('tx_port_down'), 1);
+});
+
+test('a shared queue is locked by one at a time, and taken over with its free frames', (t) => {
+  const kernel = new FakeKernel(ENTRIES, 2048, 0);
+  const options = { longest: 1514, needWakeup: true, multiBuffer: true, txChecksum: false };
+  const counters = { slots: new Float64Array(PORT_ROW), base: 0 };
+  const [first, second] = [0, 1].map(() => new XdpTxQueue(1, true, new XskRings(kernel.place), counters, options)) as [
+    XdpTxQueue,
+    XdpTxQueue,
+  ];
+  t.true(first.lock());
+  t.false(second.lock());
+  first.unlock();
+  t.true(second.lock());
+  second.unlock();
+  const rx = new XdpRxQueue(1, new XskRings(kernel.place), counters, {
+    needWakeup: true,
+    busyPoll: false,
+    partialChecksums: false,
+  });
+  for (let i = 0; i < 3 * ENTRIES; i++) {
+    kernel.receive(frameOf(100, i));
+    const tx = i % 3 === 0 ? first : second;
+    const n = rx.poll(batch);
+    tx.push(batch, LIST, n);
+    batch.copy();
+    tx.publish();
+    rx.complete();
+    batch.clear();
+    kernel.transmit(1);
+  }
+  t.is(kernel.sent.length, 3 * ENTRIES);
+  first.close();
+  second.close();
 });
 
 /** A frame with the checksum that the kernel leaves when its device does the rest. */
