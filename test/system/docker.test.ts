@@ -3,7 +3,8 @@ import { existsSync } from 'node:fs';
 import test from 'ava';
 import { PATIENCE_MS } from '../support/datapath.ts';
 import { DockerDaemon, whyNoDocker } from '../support/docker.ts';
-import { run, runOk, until } from '../support/process.ts';
+import { NetnsLab } from '../support/netns.ts';
+import { until } from '../support/process.ts';
 import { alive, SwitchProcess } from '../support/switch.ts';
 
 const why = await whyNoDocker();
@@ -11,13 +12,12 @@ const maybe = why === '' ? test.serial : test.serial.skip;
 const title = (text: string): string => (why === '' ? text : `${text} (${why})`);
 
 /** The plugin's folder is the host's: a name of our own keeps out of the way of others. */
-let labs = 0;
 const DRIVER = `rwt${process.pid}`;
 const SOCKET = `/run/docker/plugins/${DRIVER}.sock`;
 
 interface Lab {
   /** Runs a program on the host. */
-  onHost(...words: string[]): Promise<string>;
+  onHost(file: string, ...words: string[]): Promise<string>;
   readonly sw: SwitchProcess;
   readonly daemon: DockerDaemon;
   create(network: string, subnet: string, ...options: string[]): Promise<void>;
@@ -30,17 +30,16 @@ interface Lab {
 }
 
 async function withLab(body: (lab: Lab) => Promise<void>): Promise<void> {
-  const netns = `${DRIVER}-${labs++}`;
-  await runOk('ip', ['netns', 'add', netns]);
-  await runOk('ip', ['-n', netns, 'link', 'set', 'lo', 'up']);
+  const lab = new NetnsLab();
   let sw: SwitchProcess | undefined;
   let daemon: DockerDaemon | undefined;
   try {
-    sw = await SwitchProcess.startIn(netns);
+    await lab.add('host');
+    sw = await SwitchProcess.startUnder(lab.under('host'));
     const running = sw;
     await sw.vsctl('set', 'Open_vSwitch', '.', `other_config:docker-socket=${SOCKET}`, 'other_config:docker=true');
     // Containers outlive their daemon.
-    daemon = await DockerDaemon.start(netns, '--live-restore');
+    daemon = await DockerDaemon.start(lab.space('host'), '--live-restore');
     await daemon.importBusybox();
     const { docker, tryDocker } = {
       docker: daemon.docker.bind(daemon),
@@ -52,7 +51,7 @@ async function withLab(body: (lab: Lab) => Promise<void>): Promise<void> {
     };
     await body({
       sw,
-      onHost: async (...words) => (await run('ip', ['netns', 'exec', netns, ...words])).stdout,
+      onHost: (file, ...words) => lab.exec('host', file, ...words),
       daemon,
       create: async (network, subnet, ...options) => {
         await docker('network', 'create', '-d', DRIVER, '--subnet', subnet, ...options, network);
@@ -75,7 +74,7 @@ async function withLab(body: (lab: Lab) => Promise<void>): Promise<void> {
   } finally {
     await daemon?.close();
     await sw?.close();
-    await runOk('ip', ['netns', 'delete', netns]);
+    await lab.close();
   }
 }
 

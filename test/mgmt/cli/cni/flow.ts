@@ -43,9 +43,11 @@ export interface Outcome {
 export class Runtime {
   readonly folder: string;
   readonly config: object;
+  readonly #under: readonly string[];
 
-  /** @param config fields of the plugin's own. */
-  constructor(folder: string, config: object) {
+  /** @param config fields of the plugin's own. @param under command that the plugin is run by. */
+  constructor(folder: string, config: object, under: readonly string[] = []) {
+    this.#under = under;
     this.folder = folder;
     this.config = { cniVersion: '1.1.0', name: 'testnet', type: 'rw-cni', ...config };
     writeFileSync(join(folder, 'test-ipam'), IPAM(folder));
@@ -58,7 +60,8 @@ export class Runtime {
   }
 
   async call(command: string, env: Record<string, string> = {}, more: object = {}): Promise<Outcome> {
-    const { code, stdout, stderr } = await run(PLUGIN, [], {
+    const [file, ...words] = [...this.#under, PLUGIN];
+    const { code, stdout, stderr } = await run(file!, words, {
       env: { CNI_COMMAND: command, CNI_PATH: this.folder, ...env },
       input: JSON.stringify({ ...this.config, ...more }),
       timeoutMs: 60_000,
