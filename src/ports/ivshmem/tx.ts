@@ -4,26 +4,24 @@
  *
  * A frame that lies in this pool and was not edited is passed by reference: its buffers get this slot's bit in the record, and
  * the ring their numbers. An edited frame whose buffer nobody else has gets its header window written back in place, which may
- * reach into the head-room. Everything else is copied once, into free buffers of the pool (`CopySink`).
+ * reach into the head-room. Everything else is copied once, into free buffers of the pool (rx-ring.ts).
  *
  * Places in the ring are taken at `push` and shown at `publish`. A shared queue is locked from before `push` until after
  * `publish`; the record is under the pool's lock during `push` (records.ts).
  */
 import { DROP_BASE, dropReason, type PortCounter, portCounter } from '#contract/catalogue.ts';
-import { eventfdSignal } from '#contract/os.ts';
 import { MAX_ROWS, type PacketBatch, SLOTS, WINDOW } from '#datapath/packet/batch.ts';
 import type { PortCounters, TxQueue } from '#ports/port.ts';
-import type { FinishedFrames, FrameSink } from '../frame/finished.ts';
+import type { FinishedFrames } from '../frame/finished.ts';
 import { fitsMtu } from '../frame/mtu.ts';
 import * as layout from './layout.ts';
 import * as record from './records.ts';
 import { ReturnRing } from './returns.ts';
+import { RxRing } from './rx-ring.ts';
 import type { PoolView } from './view.ts';
 
 const CHAIN = layout.MAX_CHAIN;
 const NEXT = layout.DESC_NEXT;
-const PRODUCER = layout.R_PRODUCER >> 2;
-const WAKE = layout.R_WAKE >> 2;
 const ROW = record.BUFFER_WORDS;
 const OWNER = record.B_OWNER;
 const PLACE = record.B_PLACE;
@@ -35,7 +33,6 @@ const LOCK = record.Q_LOCK;
 const BROKEN = record.Q_BROKEN;
 const WINDOW_BYTES = WINDOW;
 const ROWS = MAX_ROWS;
-const signal = eventfdSignal;
 const fits = fitsMtu;
 
 /** Packets of one push, at most. */
@@ -56,30 +53,21 @@ const CALLS = counter('calls');
 const CHECKSUMS = counter('checksums');
 const SEGMENTED = counter('segmented');
 const RING_FULL = DROP_BASE + dropReason('tx_ring_full');
-const POOL_EMPTY = DROP_BASE + dropReason('tx_pool_empty');
 const MTU = DROP_BASE + dropReason('tx_mtu');
-const TOO_BIG = DROP_BASE + dropReason('tx_too_big_for_buffer');
 const PORT_DOWN = DROP_BASE + dropReason('tx_port_down');
 
-export class IvshmemTxQueue implements TxQueue, FrameSink {
+export class IvshmemTxQueue implements TxQueue {
   readonly portNo: number;
   readonly queue: number;
   readonly shared: boolean;
-  readonly #callFd: number;
   readonly #view: PoolView;
   readonly #row: Int32Array;
   readonly #counters: PortCounters;
   readonly #bit: number;
   readonly #longest: number;
-  readonly #header: Int32Array;
-  readonly #entries: Uint32Array;
+  readonly #ring: RxRing;
   readonly #returns: ReturnRing;
   readonly #finished: FinishedFrames;
-  /** Buffers put on the ring since the last publish, in order: the ring itself can be written by others. */
-  readonly #put: Int32Array;
-  /** Entries taken since the last publish, and those that are left. */
-  #count = 0;
-  #room = 0;
   #frames = 0;
   #bytes = 0;
   #copied = 0;
@@ -97,22 +85,18 @@ export class IvshmemTxQueue implements TxQueue, FrameSink {
     settings: { readonly callFd: number; readonly mtu: number },
     counters: PortCounters,
   ) {
-    const { entries } = view.geometry;
     this.portNo = portNo;
     this.queue = queue;
     this.shared = shared;
-    this.#callFd = settings.callFd;
     this.#view = view;
     this.#row = row;
     this.#counters = counters;
     this.#bit = 1 << slot;
     this.#longest = settings.mtu + ETHERNET;
-    this.#header = new Int32Array(view.memory, at + layout.ringHeaderAt(layout.RING_RX), 32);
-    this.#entries = new Uint32Array(view.memory, at + layout.ringEntriesAt(layout.RING_RX, entries), entries * 4);
+    this.#ring = new RxRing(view, slot, at, row, settings.callFd);
     this.#returns = new ReturnRing(view, slot, at, row, shared, counters);
     view.returns.push(this.#returns);
     this.#finished = view.finished(this.#longest);
-    this.#put = new Int32Array(entries);
   }
 
   lock(): boolean {
@@ -145,7 +129,7 @@ export class IvshmemTxQueue implements TxQueue, FrameSink {
     }
     const size = view.geometry.entries;
     const room = size - row[OUT]!;
-    this.#room = Math.min(room, size);
+    this.#ring.room = Math.min(room, size);
     this.#frames = 0;
     this.#bytes = 0;
     this.#copied = 0;
@@ -168,7 +152,7 @@ export class IvshmemTxQueue implements TxQueue, FrameSink {
       else slots[base + reason] = slots[base + reason]! + 1;
       i++;
     }
-    row[OUT] = row[OUT]! + this.#count;
+    row[OUT] = row[OUT]! + this.#ring.count;
     view.leave();
     if (sent > 0) {
       slots[base + TX_PACKETS] = slots[base + TX_PACKETS]! + this.#frames;
@@ -187,15 +171,15 @@ export class IvshmemTxQueue implements TxQueue, FrameSink {
   #passPlain(batch: PacketBatch, list: Int32Array, i: number, n: number): number {
     const buffers = this.#view.records.buffers;
     const { length, edited, buffer } = batch;
-    const ring = this.#entries;
+    const ring = this.#ring.entries;
     const mask = (ring.length >>> 2) - 1;
-    const put = this.#put;
+    const put = this.#ring.buffers;
     const bit = this.#bit;
     const longest = this.#longest;
-    const first = this.#row[Q_RX]! + this.#count;
-    const firstPut = this.#count;
+    const first = this.#row[Q_RX]! + this.#ring.count;
+    const firstPut = this.#ring.count;
     const begin = i;
-    const end = this.#room < n - i ? i + this.#room : n;
+    const end = this.#ring.room < n - i ? i + this.#ring.room : n;
     let bytes = 0;
     for (; i < end; i++) {
       const slot = list[i]!;
@@ -206,18 +190,20 @@ export class IvshmemTxQueue implements TxQueue, FrameSink {
       const holders = buffers[r]!;
       // Another frame was written into it, it goes on elsewhere, or the client has it already.
       if (buffers[r + OWNER] !== 0 || buffers[r + LINK] !== 0 || (holders & bit) !== 0) break;
+      const place = buffers[r + PLACE]!;
+      if ((place & 0xffff) !== frame) break;
       buffers[r] = holders | bit;
       const d = ((first + i - begin) & mask) << 2;
       ring[d] = b;
-      ring[d + 1] = buffers[r + PLACE]! >>> 16;
+      ring[d + 1] = place >>> 16;
       ring[d + 2] = frame;
       ring[d + 3] = 0;
       put[firstPut + i - begin] = b;
       bytes += frame;
     }
     const passed = i - begin;
-    this.#count += passed;
-    this.#room -= passed;
+    this.#ring.count += passed;
+    this.#ring.room -= passed;
     this.#frames += passed;
     this.#referenced += passed;
     this.#bytes += bytes;
@@ -231,18 +217,18 @@ export class IvshmemTxQueue implements TxQueue, FrameSink {
     const { bufferBytes, bufferOffset, headroom } = view.geometry;
     const { rows, start, length, headLength, vnetFlags, gsoType } = batch;
     const { segmentFirst, segmentCount, segmentAddress, segmentLength } = batch;
-    const ring = this.#entries;
+    const ring = this.#ring.entries;
     const mask = (ring.length >>> 2) - 1;
-    const put = this.#put;
+    const put = this.#ring.buffers;
     const bit = this.#bit;
     const fitting = bufferBytes - headroom;
     const longest = Math.min(this.#longest, fitting);
     const base = view.base + bufferOffset + headroom;
     const scratch = batch.scratchAddress;
-    const first = this.#row[Q_RX]! + this.#count;
-    const firstPut = this.#count;
+    const first = this.#row[Q_RX]! + this.#ring.count;
+    const firstPut = this.#ring.count;
     const begin = i;
-    let most = Math.min(this.#room, n - i);
+    let most = Math.min(this.#ring.room, n - i);
     let free = control[FREE]!;
     if (free < most) free = view.free(most);
     if (free < most) most = free;
@@ -284,8 +270,8 @@ export class IvshmemTxQueue implements TxQueue, FrameSink {
     control[FREE] = free;
     batch.rowCount = (row / 3) | 0;
     const copied = i - begin;
-    this.#count += copied;
-    this.#room -= copied;
+    this.#ring.count += copied;
+    this.#ring.room -= copied;
     this.#frames += copied;
     this.#bytes += bytes;
     this.#copied += bytes;
@@ -294,13 +280,13 @@ export class IvshmemTxQueue implements TxQueue, FrameSink {
 
   /** A frame of any shape. @returns 0, or the slot of a drop counter. */
   #pushAny(batch: PacketBatch, slot: number, own: boolean): number {
-    if (this.#room <= 0) return RING_FULL;
+    if (this.#ring.room <= 0) return RING_FULL;
     if (own) {
       const passed = this.#passAny(batch, slot);
       if (passed >= 0) return passed;
     }
     const finished = this.#finished;
-    const reason = finished.push(batch, slot, this);
+    const reason = finished.push(batch, slot, this.#ring);
     if (reason !== 0) return reason;
     const slots = this.#counters.slots;
     const base = this.#counters.base;
@@ -325,20 +311,25 @@ export class IvshmemTxQueue implements TxQueue, FrameSink {
     // What lies in the buffer is the frame as received (0), or the one of another slot of this batch.
     const current = batch.edited[slot] === 0 ? version === 0 : version === -(slot + 1);
     if (!current && (version !== 0 || buffers[r] !== 1 || batch.edited[slot] === 0)) return -1;
+    // What offload is still to do is done on a copy.
+    if ((batch.vnetFlags[slot]! | batch.gsoType[slot]!) !== 0) return -1;
     let pieces = 0;
+    let bytes = 0;
     for (let b = first; b >= 0 && pieces < CHAIN; b = buffers[b * ROW + LINK]! - 1) {
       if ((buffers[b * ROW]! & bit) !== 0) return -1;
+      bytes += buffers[b * ROW + PLACE]! & 0xffff;
       pieces++;
     }
-    if (pieces > this.#room) return RING_FULL;
-    if (!current && !this.#writeBack(batch, slot, r)) return -1;
+    if (current && bytes !== length) return -1;
+    if (pieces > this.#ring.room) return RING_FULL;
+    if (!current && !this.#writeBack(batch, slot, r, bytes)) return -1;
     let left = pieces;
     for (let b = first; left > 0; b = buffers[b * ROW + LINK]! - 1) {
       const at = b * ROW;
       const place = buffers[at + PLACE]!;
       buffers[at] = buffers[at]! | bit;
       left--;
-      this.#take(b, place >>> 16, place & 0xffff, left > 0 ? NEXT : 0);
+      this.#ring.take(b, place >>> 16, place & 0xffff, left > 0 ? NEXT : 0);
     }
     this.#frames++;
     this.#bytes += length;
@@ -346,8 +337,11 @@ export class IvshmemTxQueue implements TxQueue, FrameSink {
     return 0;
   }
 
-  /** Lists the copy of an edited header window into the buffer it came from. @returns false when it does not fit there. */
-  #writeBack(batch: PacketBatch, slot: number, r: number): boolean {
+  /**
+   * Lists the copy of an edited header window into the buffer it came from.
+   * @param received bytes of the frame as it came. @returns false when it does not fit there, or more than the window changed.
+   */
+  #writeBack(batch: PacketBatch, slot: number, r: number, received: number): boolean {
     const view = this.#view;
     const buffers = view.records.buffers;
     const place = buffers[r + PLACE]!;
@@ -358,9 +352,13 @@ export class IvshmemTxQueue implements TxQueue, FrameSink {
     const window = Math.min(bytes, WINDOW_BYTES);
     const head = batch.headLength[slot]!;
     const at = offset + window - head;
-    if (at < 0 || batch.rowCount >= ROWS) return false;
+    const from = view.base + view.geometry.bufferOffset + batch.buffer[slot]! * view.geometry.bufferBytes;
+    if (at < 0 || batch.rowCount >= ROWS || batch.length[slot]! - head !== received - window) return false;
+    // Behind the window the frame must go on where it did.
+    const behind = batch.segmentCount[slot]! > 0 && bytes > window;
+    if (behind && batch.segmentAddress[batch.segmentFirst[slot]!] !== from + offset + window) return false;
     const row = batch.rowCount * 3;
-    batch.rows[row] = view.base + view.geometry.bufferOffset + batch.buffer[slot]! * view.geometry.bufferBytes + at;
+    batch.rows[row] = from + at;
     batch.rows[row + 1] = batch.scratchAddress + batch.start[slot]!;
     batch.rows[row + 2] = head;
     batch.rowCount++;
@@ -370,93 +368,8 @@ export class IvshmemTxQueue implements TxQueue, FrameSink {
     return true;
   }
 
-  /** FrameSink: one frame into free buffers. */
-  put(batch: PacketBatch, frames: FinishedFrames): number {
-    const view = this.#view;
-    const { bufferBytes, bufferOffset, headroom } = view.geometry;
-    const bytes = frames.frameBytes;
-    const need = bytes <= bufferBytes - headroom ? 1 : 1 + Math.ceil((bytes - bufferBytes + headroom) / bufferBytes);
-    if (need > CHAIN) return TOO_BIG;
-    if (need > this.#room) return RING_FULL;
-    if (view.records.control[FREE]! < need && view.free(need) < need) return POOL_EMPTY;
-    if (batch.rowCount + need + frames.pieceCount > ROWS) batch.copy();
-    const { buffers, control, stack } = view.records;
-    let piece = 0;
-    let inPiece = 0;
-    let left = bytes;
-    let row = batch.rowCount * 3;
-    for (let k = 0; k < need; k++) {
-      const free = control[FREE]! - 1;
-      const b = stack[free]!;
-      control[FREE] = free;
-      buffers[b * ROW] = this.#bit;
-      const offset = k === 0 ? headroom : 0;
-      const room = bufferBytes - offset;
-      const here = Math.min(left, room);
-      let to = view.base + bufferOffset + b * bufferBytes + offset;
-      for (let open = here; open > 0; ) {
-        const rest = frames.pieceLength[piece]! - inPiece;
-        const take = Math.min(rest, open);
-        if (take > 0) {
-          batch.rows[row] = to;
-          batch.rows[row + 1] = frames.pieceAddress[piece]! + inPiece;
-          batch.rows[row + 2] = take;
-          row += 3;
-        }
-        to += take;
-        open -= take;
-        inPiece += take;
-        if (inPiece === frames.pieceLength[piece]) {
-          piece++;
-          inPiece = 0;
-        }
-      }
-      left -= here;
-      this.#take(b, offset, here, left > 0 ? NEXT : 0);
-    }
-    batch.rowCount = (row / 3) | 0;
-    return 0;
-  }
-
-  /** One entry of the ring. */
-  #take(buffer: number, offset: number, bytes: number, flags: number): void {
-    const ring = this.#entries;
-    const d = ((this.#row[Q_RX]! + this.#count) & ((ring.length >>> 2) - 1)) << 2;
-    ring[d] = buffer;
-    ring[d + 1] = offset;
-    ring[d + 2] = bytes;
-    ring[d + 3] = flags;
-    this.#put[this.#count++] = buffer;
-    this.#room--;
-  }
-
-  mark(): number {
-    return this.#count;
-  }
-
-  /** Frees the buffers of what was put since `mark`: `put` alone takes buffers between the two. */
-  rewind(mark: number): void {
-    const { buffers, control, stack } = this.#view.records;
-    while (this.#count > mark) {
-      const b = this.#put[--this.#count]!;
-      buffers[b * ROW] = 0;
-      const free = control[FREE]!;
-      stack[free] = b;
-      control[FREE] = free + 1;
-      this.#room++;
-    }
-  }
-
   publish(): void {
-    if (this.#count === 0) return;
-    const row = this.#row;
-    const now = (row[Q_RX]! + this.#count) | 0;
-    this.#count = 0;
-    row[Q_RX] = now;
-    // Sequentially consistent: the client's wish for a call is read only after the index is out.
-    Atomics.store(this.#header, PRODUCER, now);
-    if (this.#header[WAKE] === 1 && this.#callFd >= 0) {
-      signal(this.#callFd);
+    if (this.#ring.show()) {
       const slots = this.#counters.slots;
       const base = this.#counters.base;
       slots[base + CALLS] = slots[base + CALLS]! + 1;
