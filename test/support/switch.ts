@@ -21,24 +21,24 @@ export class SwitchProcess {
   readonly rundir: string;
   child!: Child;
   readonly #args: readonly string[];
-  /** Network namespace that the switch runs in; empty: this process's, where bridges make no devices. */
-  readonly #netns: string;
+  /** Command that the switch is run by; empty: none, and then bridges make no devices on this host. */
+  readonly #under: readonly string[];
   readonly #guests: VirtioPort[] = [];
 
-  private constructor(args: readonly string[], netns: string) {
+  private constructor(args: readonly string[], under: readonly string[]) {
     this.rundir = scratchDir('rws');
     this.#args = args;
-    this.#netns = netns;
+    this.#under = under;
   }
 
   /** Starts a switch of its own, without an HTTP address. */
   static async start(...args: string[]): Promise<SwitchProcess> {
-    return SwitchProcess.startIn('', ...args);
+    return SwitchProcess.startUnder([], ...args);
   }
 
-  /** The same in a network namespace (ip-netns(8)), with a device for each bridge. */
-  static async startIn(netns: string, ...args: string[]): Promise<SwitchProcess> {
-    const made = new SwitchProcess(args, netns);
+  /** The same run by a command, such as `ip netns exec`, with a device for each bridge. */
+  static async startUnder(under: readonly string[], ...args: string[]): Promise<SwitchProcess> {
+    const made = new SwitchProcess(args, under);
     try {
       await made.restart();
     } catch (error) {
@@ -51,11 +51,9 @@ export class SwitchProcess {
   /** Starts rw-vswitchd (again); it adopts a data plane that runs. */
   async restart(): Promise<void> {
     const args = [...this.#args, '--rundir', this.rundir, '--api', ''];
-    const daemon = join(BIN, 'rw-vswitchd');
-    this.child =
-      this.#netns === ''
-        ? new Child(daemon, [...args, '--no-local-devices'], { name: 'rw-vswitchd' })
-        : new Child('ip', ['netns', 'exec', this.#netns, daemon, ...args], { name: 'rw-vswitchd' });
+    const [file, ...rest] = [...this.#under, join(BIN, 'rw-vswitchd'), ...args];
+    const devices = this.#under.length > 0 ? [] : ['--no-local-devices'];
+    this.child = new Child(file!, [...rest, ...devices], { name: 'rw-vswitchd' });
     await this.child.waitFor(/Ringway is up/, 'the switch to be up', PATIENCE_MS);
   }
 
@@ -131,9 +129,9 @@ export class SwitchProcess {
 export async function withSwitch(
   args: readonly string[],
   body: (sw: SwitchProcess) => Promise<void>,
-  netns = '',
+  under: readonly string[] = [],
 ): Promise<void> {
-  const sw = await SwitchProcess.startIn(netns, ...args);
+  const sw = await SwitchProcess.startUnder(under, ...args);
   try {
     await body(sw);
   } catch (error) {

@@ -8,6 +8,7 @@ import {
   address,
   close,
   map,
+  OsError,
   packetBind,
   packetOpen,
   packetOption,
@@ -50,9 +51,19 @@ export interface PacketAttachment extends Attachment {
 
 let generations = 0;
 
-/** @throws OsError when the socket cannot be had: EPERM without CAP_NET_RAW. */
+/** @throws Error when the socket cannot be had, for one without the privilege. */
+function openSocket(): number {
+  try {
+    return packetOpen();
+  } catch (error) {
+    const fix = error instanceof OsError && error.code === 'EPERM' ? '; the data plane needs CAP_NET_RAW' : '';
+    throw new Error(`AF_PACKET: ${(error as Error).message}${fix}`, { cause: error });
+  }
+}
+
+/** @throws Error with the reason. */
 export const openPacket: OpenBackend = ({ portNo, link }): Backend => {
-  const fd = packetOpen();
+  const fd = openSocket();
   try {
     packetOption(fd, PACKET_VERSION, TPACKET_V2);
     packetOption(fd, PACKET_VNET_HDR, 1);

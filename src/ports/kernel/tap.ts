@@ -27,6 +27,8 @@ export class TapSession implements PortSession {
   /** What workers have: index and MTU. */
   #attached = '';
   #error = '';
+  /** The device lies in another network namespace, where it cannot be seen from here. */
+  #moved = false;
   #stopWatch: (() => void) | undefined;
   #retry: NodeJS.Timeout | undefined;
   #work: Promise<void> = Promise.resolve();
@@ -81,8 +83,9 @@ export class TapSession implements PortSession {
     const facts: Record<string, string> = link
       ? { ...linkFacts(link), driver_name: 'tun', queues: String(this.#fds.length) }
       : { ifname: this.#settings.ifname };
-    const linkUp = link?.up === true && link.running;
-    return { state: link ? 'up' : 'error', lastError: this.#error, linkUp, facts };
+    if (this.#moved) facts['netns'] = 'other';
+    const linkUp = this.#moved || (link?.up === true && link.running);
+    return { state: link || this.#moved ? 'up' : 'error', lastError: this.#error, linkUp, facts };
   }
 
   async stop(): Promise<void> {
@@ -116,6 +119,16 @@ export class TapSession implements PortSession {
     for (const address of addresses) addAddress(link, address);
   }
 
+  /** A queue of a device that was deleted says EBADFD. */
+  #exists(): boolean {
+    try {
+      for (const fd of this.#fds) tapOffload(fd, this.#settings.offload ? OFFLOADS : 0);
+      return this.#fds.length > 0;
+    } catch {
+      return false;
+    }
+  }
+
   #changed(link: Link | undefined): void {
     if (this.#stopped) return;
     this.#work = this.#work
@@ -127,12 +140,12 @@ export class TapSession implements PortSession {
   }
 
   async #follow(link: Link | undefined): Promise<void> {
-    if (link || !this.#link) {
-      this.#link = link;
-      if (link && this.#fds.length > 0) await this.#attach();
-      return;
-    }
-    this.#link = undefined;
+    const before = this.#link;
+    this.#link = link;
+    this.#moved = link === undefined && (before !== undefined || this.#moved) && this.#exists();
+    if (link) this.#error = '';
+    if (link && this.#fds.length > 0) await this.#attach();
+    if (link || !before || this.#moved) return;
     this.#error = `the device ${this.#settings.ifname} was deleted by somebody; it is made again`;
     this.#attached = '';
     await this.#host.attach(this.portNo, undefined);

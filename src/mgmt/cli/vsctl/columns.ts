@@ -213,7 +213,8 @@ const PORT: Table<DraftPort> = {
 const linkState = (port: DraftPort): Value => (port.state ? (port.state.linkUp ? 'up' : 'down') : []);
 
 function interfaceStatus({ spec, state }: DraftPort): Value {
-  if (!state?.state) return new Map();
+  // A bridge's own port without a device has no state, but says why it has none.
+  if (!state?.state) return mapOf(state?.status ?? {});
   const mode: Columns = spec.options.mode ? { mode: spec.options.mode } : {};
   return mapOf({ ...mode, status: state.linkUp ? 'connected' : 'disconnected', state: state.state, ...state.status });
 }
