@@ -47,7 +47,7 @@ export class FinishedFrames {
 
   /**
    * @param longest bytes of a frame with an untagged Ethernet header: MTU + 14.
-   * @param partial the sink takes partial checksums (`csumStart`, `csumOffset`), except those of GSO frames.
+   * @param partial the sink takes partial checksums (`csumStart`, `csumOffset`).
    */
   constructor(longest: number, partial = false) {
     this.#longest = longest;
@@ -108,11 +108,16 @@ export class FinishedFrames {
     const offload = this.#offload;
     offload.linearise(batch, slot);
     if (!offload.prepare(batch.gsoType[slot]!, batch.gsoSize[slot]!, batch.csumStart[slot]!)) return OFFLOAD;
+    const partial = this.#partial;
+    if (partial) {
+      this.csumStart = batch.csumStart[slot]!;
+      this.csumOffset = batch.csumOffset[slot]!;
+    }
     const mark = sink.mark();
     const segments = offload.segments;
     let bytes = 0;
     for (let k = 0; k < segments; k++) {
-      this.pieceAddress[0] = offload.address + offload.segmentHeaders(batch, k) + VNET;
+      this.pieceAddress[0] = offload.address + offload.segmentHeaders(batch, k, partial) + VNET;
       this.pieceLength[0] = offload.headers;
       const payload = offload.payload(k);
       this.pieceAddress[1] = offload.address + offload.frame + offload.headers + k * offload.mss;

@@ -99,6 +99,11 @@ export class SoftwareOffload {
     this.#next = (this.frame + length + 63) & ~63;
   }
 
+  /** Ones' complement sum of bytes of the arena, as in checksum.ts. */
+  sum(at: number, length: number): number {
+    return checkSum(this.u8, this.u16, this.u32, at, length);
+  }
+
   /** Completes the partial checksum of the linear frame (virtio 1.2 section 5.1.6.2). @returns false: outside the frame. */
   fillChecksum(csumStart: number, csumOffset: number): boolean {
     const at = this.frame + csumStart + csumOffset;
@@ -138,9 +143,10 @@ export class SoftwareOffload {
 
   /**
    * Makes the headers of segment k, with a plain virtio-net header of 12 bytes in front.
+   * @param partial leaves the checksum to the device: the field gets the sum of the pseudo header.
    * @returns byte offset of the virtio-net header; the frame's headers follow it.
    */
-  segmentHeaders(batch: PacketBatch, k: number): number {
+  segmentHeaders(batch: PacketBatch, k: number, partial = false): number {
     const u8 = this.u8;
     const vnet = this.#reserve(batch, VNET + SKEW + this.headers + 2) + SKEW;
     const at = vnet + VNET;
@@ -162,6 +168,12 @@ export class SoftwareOffload {
     const addresses = this.#type === TCPV4 ? l3 + 12 : l3 + 8;
     let sum = checkSum(u8, this.u16, this.u32, addresses, this.#type === TCPV4 ? 8 : 32);
     sum += swap(6) + swap(tcpBytes & 0xffff);
+    if (partial) {
+      const pseudo = foldSum(sum);
+      u8[tcp + 16] = pseudo & 0xff;
+      u8[tcp + 17] = pseudo >>> 8;
+      return vnet;
+    }
     sum += checkSum(u8, this.u16, this.u32, tcp, at + this.headers - tcp);
     const data = checkSum(u8, this.u16, this.u32, this.frame + this.headers + sequence, payload);
     // A TCP header has an even length: the payload's words start on a word of the checksum.

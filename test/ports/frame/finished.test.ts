@@ -266,3 +266,45 @@ test('a TCP frame whose segments exceed the MTU, and one that says nothing of it
   batch.csumStart[0] = 36;
   t.is(frames.push(batch, 0, sink), TX_OFFLOAD);
 });
+
+test('a sink that takes partial checksums gets frames and segments that need nothing but the rest of the sum', (t) => {
+  const carrying = new FinishedFrames(MTU + 14, true);
+  /** Completes what it was given. */
+  class Completing extends Sink {
+    readonly at: [start: number, offset: number][] = [];
+
+    override put(to: PacketBatch, of: FinishedFrames): number {
+      this.at.push([of.csumStart, of.csumOffset]);
+      return super.put(to, of);
+    }
+
+    get completed(): Buffer[] {
+      return this.frames.map((frame, i) => {
+        const [start, offset] = this.at[i]!;
+        if (start > 0) frame.writeUInt16BE(~onesSum(frame.subarray(start)) & 0xffff, start + offset);
+        return frame;
+      });
+    }
+  }
+  fc.assert(
+    fc.property(gso, (shape) => {
+      const wanted = placeGso(shape);
+      const sink = new Completing();
+      t.is(carrying.push(batch, 0, sink), 0);
+      t.true(sink.at.every(([start, offset]) => start > 0 && offset === 16));
+      t.deepEqual(sink.completed, wanted);
+    }),
+    { numRuns: 30 },
+  );
+  const whole = packet(eth(), ipv4(), udp(), filler(300));
+  place(partial(whole, 14, 34, 6, false, 17), WINDOW, 1, { flags: NEEDS_CSUM, start: 34, offset: 6 });
+  const sink = new Completing();
+  t.is(carrying.push(batch, 0, sink), 0);
+  t.is(carrying.summed, 0);
+  t.deepEqual(sink.completed, [Buffer.from(whole)]);
+  place(whole, WINDOW, 1);
+  const plain = new Completing();
+  carrying.push(batch, 0, plain);
+  t.deepEqual(plain.at[0]![0], 0);
+  carrying.close();
+});

@@ -109,6 +109,8 @@ export interface XskPlace {
 /** What workers need of an open AF_XDP interface: plain data. */
 export interface XdpPiece {
   readonly sockets: readonly XskPlace[];
+  /** So many of them, from the first on, have a tx queue of the interface; at least 1. */
+  readonly txQueues: number;
   /** Frames longer than this with an untagged Ethernet header are not sent. */
   readonly longest: number;
   readonly needWakeup: boolean;

@@ -93,6 +93,7 @@ export class XdpDevice {
     const most = multiBuffer ? Number.POSITIVE_INFINITY : this.#frameBytes - TX_METADATA_BYTES;
     return {
       sockets: sockets.map(({ place }) => place),
+      txQueues: Math.min(sockets.length, queuesOf(this.#interface.name, 'tx')),
       longest: Math.min(mtu + ETHERNET, most),
       needWakeup: this.#options.needWakeup,
       busyPoll: this.#options.busyPollBudget > 0,
@@ -131,7 +132,7 @@ export class XdpDevice {
 
   #queues(): number {
     const { name } = this.#interface;
-    const there = queuesOf(name);
+    const there = queuesOf(name, 'rx');
     const wanted = this.#options.queues || there;
     if (wanted > there) {
       throw new Error(`option n_rxq is ${wanted}, but ${name} has ${there} rx queues; see ethtool --set-channels`);
@@ -231,10 +232,12 @@ export class XdpDevice {
   }
 }
 
-/** The receive queues that an interface has now. */
-function queuesOf(name: string): number {
+/** The queues of a direction that an interface has now; 1 where the system does not tell. */
+function queuesOf(name: string, direction: 'rx' | 'tx'): number {
   try {
-    return readdirSync(`/sys/class/net/${name}/queues`).filter((entry) => entry.startsWith('rx-')).length || 1;
+    return (
+      readdirSync(`/sys/class/net/${name}/queues`).filter((entry) => entry.startsWith(`${direction}-`)).length || 1
+    );
   } catch {
     return 1;
   }

@@ -40,7 +40,10 @@ const TX_FRAMES = 2048;
 const SEND_BUFFER = 64 << 20;
 /** Microseconds that one busy poll may take. */
 const BUSY_POLL_MICROS = 20;
-const ENODEV = 19;
+const EBUSY = 16;
+/** How often, and how far apart, a queue that is taken is asked for again. */
+const BIND_TRIES = 40;
+const BIND_WAIT_MS = 5;
 
 export interface XskWish {
   readonly ifindex: number;
@@ -121,8 +124,19 @@ export class XskSocket {
     const completion = this.#ring(PGOFF_COMPLETION, offsets, 96, TX_FRAMES, 8);
     this.#giveFrames(fill, frameBytes);
     const state = tellFreeFrames(frameBytes);
-    checked(`bind(queue ${queue})`, xskBind(this.#fd, flags, ifindex, queue));
+    checked(`bind(queue ${queue})`, this.#bind(flags, ifindex, queue));
     return { queue, fd: this.#fd, frameBytes, umem, umemBytes, rx, tx, fill, completion, state };
+  }
+
+  /** The kernel lets go of a closed socket's queue a moment later, in a work queue of its own. */
+  #bind(flags: number, ifindex: number, queue: number): number {
+    const never = new Int32Array(new SharedArrayBuffer(4));
+    let result = xskBind(this.#fd, flags, ifindex, queue);
+    for (let i = 0; result === -EBUSY && i < BIND_TRIES; i++) {
+      Atomics.wait(never, 0, 0, BIND_WAIT_MS);
+      result = xskBind(this.#fd, flags, ifindex, queue);
+    }
+    return result;
   }
 
   #set(name: string, level: number, option: number, value: Uint8Array): void {
@@ -174,6 +188,3 @@ const checked = (call: string, result: number): number => {
   if (result < 0) throw new OsError(call, -result);
   return result;
 };
-
-/** Whether an error says that the interface went away meanwhile. */
-export const isGone = (error: unknown): boolean => error instanceof OsError && error.errno === ENODEV;

@@ -8,6 +8,7 @@ test('every worker sees all rx queues and sends on its own socket, shared where 
   const sockets = [0, 1].map((queue) => ({ ...new FakeKernel(16, 2048, 0).place, queue }));
   const piece = {
     sockets,
+    txQueues: 2,
     longest: 1514,
     needWakeup: true,
     busyPoll: false,
@@ -27,6 +28,9 @@ test('every worker sees all rx queues and sends on its own socket, shared where 
       t.is(port.tx!.queue, worker % 2);
       t.is(port.tx!.shared, workers > 2);
       port.close();
+      const narrow = attachXdpPort({ ...piece, txQueues: 1 }, 9, { worker, workers, counters, batch });
+      t.deepEqual([narrow.rx.length, narrow.tx!.queue, narrow.tx!.shared], [2, 0, workers > 1]);
+      narrow.close();
     }
   }
 });
