@@ -74,6 +74,7 @@ int main(int argc, char **argv) {
       if (port.queues == 1) seen = rwi_wait(&port.queue[0], RWI_WAIT_RX, 1000);
       else rwi_nap(50);
     }
+    if (seen >= 0) seen = beat(&port);
     if (seen < 0) attach_again(argv[1], &device, &port, "rwi-echo");
   }
 }

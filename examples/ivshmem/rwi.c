@@ -106,6 +106,8 @@ static void must(int result, const char *what) {
 }
 
 static int await(struct rwi_queue *queue, int what) {
+  int alive = beat(queue->port);
+  if (alive < 0) return alive;
   if (!option.poll) return rwi_wait(queue, what, 100);
   return rwi_ready(queue, what);
 }
@@ -130,6 +132,7 @@ static int info(struct rwi_port *port, const struct rwi_device *device) {
 static int send_burst(struct rwi_queue *queue, uint64_t *number, uint64_t end) {
   struct rwi_piece pieces[RWI_MAX_CHAIN];
   int each = buffers_for(queue, option.size), used = 0, frames = 0;
+  must(beat(queue->port), "send");
   int n = *number < end ? rwi_tx_reserve(queue, pieces, RWI_MAX_CHAIN) : 0;
   for (; n < 0 || (*number < end && n - used >= each); frames++) {
     must(n, "send");
@@ -153,6 +156,7 @@ static void print_tally(const char *what, const struct tally *t) {
 /* Takes one burst and checks it. Gives frames seen. */
 static int receive_burst(struct rwi_queue *queue, struct tally *t) {
   struct rwi_piece pieces[RWI_MAX_CHAIN];
+  must(beat(queue->port), "receive");
   int n = rwi_rx_poll(queue, pieces, RWI_MAX_CHAIN), frames = 0;
   must(n, "receive");
   for (int start = 0, end; start < n; start = end, frames++) {
@@ -302,6 +306,7 @@ static int load(struct rwi_queue *out, struct rwi_queue *in) {
   fflush(stdout);
   for (;;) {
     double time = now();
+    must(beat(in->port), "load");
     if (time >= end) {
       if (measuring) break;
       measuring = 1;

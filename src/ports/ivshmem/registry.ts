@@ -21,6 +21,16 @@ interface Guest {
   readonly connection: ClientConnection;
 }
 
+/**
+ * A client with the ids that it has been told of. QEMU's device has room for each peer once: it frees what it keeps of a peer
+ * that goes, and writes there and frees it again when a peer of the same id comes and goes (hw/misc/ivshmem.c,
+ * close_peer_eventfds; seen with 7.2). So a peer that comes back is not told of again; nobody misses it, since guests ring
+ * the switch only.
+ */
+interface ToldGuest extends Guest {
+  readonly told: Set<number>;
+}
+
 /** A port's place in a pool. */
 export class Seat {
   readonly shared: SharedPool;
@@ -50,12 +60,16 @@ export class Seat {
     return others.map((guest) => guest!.peer);
   }
 
-  /** A client came: the others hear of it. Its descriptors stay open until `departed`. */
+  /** A client came: the others hear of it, once. Its descriptors stay open until `departed`. */
   arrived(guest: Guest): void {
     const { guests } = this.shared;
     // First of all it is one of them: should another be lost while it is told, the new one hears of that.
-    guests[this.slot] = guest;
-    for (const other of guests) if (other !== guest) other?.connection.joined(guest.peer);
+    guests[this.slot] = { ...guest, told: new Set(this.others().map(({ id }) => id)) };
+    for (const other of guests) {
+      if (other === undefined || other.peer.id === this.slot || other.told.has(this.slot)) continue;
+      other.told.add(this.slot);
+      other.connection.joined(guest.peer);
+    }
   }
 
   /** It went: its descriptors may be closed. */
@@ -84,7 +98,7 @@ export class SharedPool {
   /** By slot. */
   readonly seats: (Seat | undefined)[];
   /** By slot: clients that are connected. */
-  readonly guests: (Guest | undefined)[];
+  readonly guests: (ToldGuest | undefined)[];
 
   constructor(name: string, isolated: boolean, backing: Backing, pool: Pool) {
     this.name = name;
