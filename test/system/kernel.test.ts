@@ -125,7 +125,7 @@ kernel('VLAN tags that the kernel keeps beside a frame are put back, offsets and
 
 kernel(
   'checksums are whole on the far side, with offloads of the kernel on and off',
-  ['busybox', 'iperf3', 'ethtool', 'tshark'],
+  ['busybox', 'iperf3', 'ethtool', 'tcpdump', 'tshark'],
   async (lab, sw) => {
     await twoHosts(lab, sw);
     for (const offloads of ['on', 'off']) {
