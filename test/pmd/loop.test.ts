@@ -1,7 +1,7 @@
 import test from 'ava';
 import { workerCounter } from '#contract/catalogue.ts';
 import { H_COMMAND_HEAD, H_COMMAND_TAIL, H_WORKER_ASLEEP, LANE_BYTES, Lane } from '#contract/lane.ts';
-import { eventfd, eventfdSignal, mapAnonymous } from '#contract/os.ts';
+import { eventfd, eventfdDrain, eventfdSignal, mapAnonymous } from '#contract/os.ts';
 import { type LoopWork, PollLoop } from '#pmd/loop.ts';
 import { SHARED_VERBS, SHARED_WORDS } from '#pmd/verbs.ts';
 import type { RxQueue } from '#ports/port.ts';
@@ -123,6 +123,21 @@ test('an idle loop arms all queues, sleeps, and wakes for a kick', (t) => {
   bench.loop.run();
   t.deepEqual(bench.log.slice(0, 4), ['arm 0', 'arm 1', 'disarm 0', 'disarm 1']);
   t.true(bench.counter('sleeps') >= 1);
+});
+
+test('a descriptor that is readable while frames wait wakes the loop, which does not read it', (t) => {
+  const bench = new Bench();
+  const [level, kick] = [eventfd(), eventfd()];
+  bench.loop.sleepAfter(0);
+  bench.loop.poll([{ ...bench.queue(0, level), kickIsLevel: true }, bench.queue(1, kick)]);
+  eventfdSignal(level);
+  eventfdSignal(kick);
+  bench.onBurst = () => {
+    if (bench.counter('sleeps') === 1) bench.verb();
+  };
+  bench.loop.run();
+  t.true(eventfdDrain(kick) < 0, 'an eventfd was read');
+  t.is(eventfdDrain(level), 1, 'the other was left alone');
 });
 
 test('a packet that comes while the queues are armed keeps the loop awake', (t) => {
