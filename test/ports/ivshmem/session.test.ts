@@ -328,7 +328,14 @@ test.serial(
       lb.close();
       await until('the news of the end', () => la.messages.length === 11);
       t.deepEqual(la.messages.slice(9), ['2+', '2']);
-      for (const each of [la, lc, ld]) each.close();
+      // It comes back, and goes: QEMU could not take a second coming of the same id.
+      const again = new Raw(b.path);
+      await until('the greeting of b', () => again.messages.length === 8);
+      again.close();
+      const late = new Raw(b.path);
+      await until('the greeting of b', () => late.messages.length === 8);
+      t.deepEqual(la.messages.slice(9), ['2+', '2']);
+      for (const each of [la, late, lc, ld]) each.close();
       // Four ports, three objects.
       t.is(new Set([a, b, c, d].map((port) => port.pool.place.fd)).size, 3);
     });
