@@ -50,13 +50,20 @@ class DataPlane implements ContractHandler {
   #workers: PmdWorker[] = [];
   #options: Record<string, string> = {};
   #server: ContractServer | undefined;
+  /** What was logged last of a port, by its number. */
+  readonly #logged = new Map<number, string>();
   #exit: () => void;
 
   constructor(rundir: string, log: pino.Logger, exit: () => void) {
     this.#log = log;
     this.#exit = exit;
     this.ports = new Ports(sessionTypes(rundir), (port) => {
-      log.info({ port: port.config.name, state: port.state, error: port.lastError || undefined }, 'port status');
+      const { config, state, lastError } = port;
+      // Facts may be counts, which change all the time.
+      if (this.#logged.get(config.portNo) !== `${config.name} ${state} ${lastError}`) {
+        this.#logged.set(config.portNo, `${config.name} ${state} ${lastError}`);
+        log.info({ port: config.name, state, error: lastError || undefined }, 'port status');
+      }
       this.#server?.portStatus(port);
     });
   }

@@ -1,265 +1,254 @@
-/**
- * The whole switch between clients of ivshmem ports: the C programs of examples/ivshmem and the TypeScript client, with and
- * without doorbells, in one pool and in pools of their own, and killed in the middle of their work.
- */
+/** The whole switch with ivshmem ports: frames by reference and by copy, crashes of either plane, other kinds of port. */
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import { openIvshmemPort } from '#guest/ivshmem/index.ts';
+import { type IvshmemPort, openIvshmemPort } from '#guest/ivshmem/index.ts';
 import { PATIENCE_MS } from '../support/datapath.ts';
-import { buildExamples, type Examples, exampleCompiler } from '../support/ivshmem-examples.ts';
-import { Child, removeScratchDir, runOk, scratchDir, until } from '../support/process.ts';
-import { SwitchProcess } from '../support/switch.ts';
+import { eth, filler, packet } from '../support/packets.ts';
+import { until } from '../support/process.ts';
+import { alive, type SwitchProcess, withSwitch } from '../support/switch.ts';
 
-const maybe = exampleCompiler()
-  ? test.serial
-  : (title: string, _body: unknown) => test.serial.skip(`${title} (no C compiler or make)`, () => {});
-const GIVE_UP = ['--timeout', String(PATIENCE_MS / 1000)];
+const MACS = ['02:00:00:00:00:01', '02:00:00:00:00:02', '02:00:00:00:00:03', '02:00:00:00:00:04'] as const;
+const BROADCAST = 'ff:ff:ff:ff:ff:ff';
+const frame = (src: string, dst: string, length = 60, seed = 0): Uint8Array =>
+  packet(eth({ src, dst, type: 0x88b5 }), filler(length - 14, seed));
 
-class Lab {
-  readonly dir = scratchDir('rwi');
-  sw!: SwitchProcess;
-  programs!: Examples;
-  readonly #children: Child[] = [];
+const attach = (sw: SwitchProcess, name: string): Promise<IvshmemPort> =>
+  openIvshmemPort({ path: sw.socket(name), timeoutMs: PATIENCE_MS, replyMs: PATIENCE_MS, name });
 
-  async open(): Promise<void> {
-    this.programs = await buildExamples();
-    this.sw = await SwitchProcess.start('--default');
-    await this.port('a');
-    await this.port('b');
-    await this.port('alone', 'options:isolation=copy');
-    await this.port('wide', 'options:n_rxq=2');
-    await this.port('file', 'options:pool=filed', `options:backing-path=${this.file}`);
-    // What came from a goes to b, and so on: no port hears of the others.
-    for (const [one, other] of [['a', 'b']]) await this.join(one!, other!);
-  }
-
-  get file(): string {
-    return join(this.dir, 'pool');
-  }
-
-  async port(name: string, ...options: string[]): Promise<void> {
-    const settings = ['type=ivshmem', `options:path=${this.sw.socket(name)}`, 'options:size=16M', 'mtu_request=9000'];
-    await this.sw.vsctl('add-port', 'br0', name, '--', 'set', 'Interface', name, ...settings, ...options);
-  }
-
-  /** Leads all frames of each of two ports to the other. */
-  async join(one: string, other: string): Promise<void> {
-    await this.sw.ofctl('add-flow', 'br0', `in_port=${one},actions=output:${other}`);
-    await this.sw.ofctl('add-flow', 'br0', `in_port=${other},actions=output:${one}`);
-  }
-
-  where(port: string): string {
-    return `socket:${this.sw.socket(port)}`;
-  }
-
-  /** Starts the program that answers every frame, and waits until it is in. */
-  async echo(port: string, where = this.where(port), ...options: string[]): Promise<Child> {
-    const child = new Child(this.programs.echo, [where, ...options], { name: `echo at ${port}` });
-    this.#children.push(child);
-    await child.waitFor(/echo ready.*\n/, 'the echo to be ready', PATIENCE_MS);
-    await this.sw.linkUp(port);
-    return child;
-  }
-
-  /** Exchanges marked frames with an echo. @returns what it said. */
-  exchange(where: string, count: number, size: number, ...options: string[]): Promise<string> {
-    const args = ['exchange', where, '--count', String(count), '--size', String(size), ...GIVE_UP, ...options];
-    return runOk(this.programs.rwi, args, { timeoutMs: 2 * PATIENCE_MS });
-  }
-
-  start(mode: string, where: string, ...options: string[]): Child {
-    const child = new Child(this.programs.rwi, [mode, where, ...GIVE_UP, ...options], { name: `rwi ${mode}` });
-    this.#children.push(child);
-    return child;
-  }
-
-  async statistic(port: string, name: string): Promise<number> {
-    return Number(await this.sw.vsctl('get', 'Interface', port, `statistics:${name}`));
-  }
-
-  async fact(port: string, name: string): Promise<string> {
-    return (await this.sw.vsctl('get', 'Interface', port, `status:${name}`)).trim().replaceAll('"', '');
-  }
-
-  /** All buffers of the port's pool are free. */
-  async allFree(port: string): Promise<void> {
-    const check = async () => (await this.fact(port, 'buffers_free')) === (await this.fact(port, 'buffers'));
-    await until(`all buffers of the pool of ${port} to be free`, check, PATIENCE_MS);
-  }
-
-  async close(): Promise<void> {
-    for (const child of this.#children) await child.stop('SIGKILL');
-    await this.sw?.close();
-    removeScratchDir(this.dir);
+/** Runs `body` with br0, ivshmem ports iv0, iv1, … of these options, and a client at each. */
+async function withClients(
+  sw: SwitchProcess,
+  all: readonly (readonly string[])[],
+  body: (clients: IvshmemPort[]) => Promise<void>,
+): Promise<void> {
+  const clients: IvshmemPort[] = [];
+  try {
+    await sw.vsctl('add-br', 'br0');
+    for (const [i, options] of all.entries()) {
+      const name = `iv${i}`;
+      await sw.vsctl('add-port', 'br0', name, '--', 'set', 'Interface', name, 'type=ivshmem', ...options);
+      clients.push(await attach(sw, name));
+    }
+    await sw.linkUp(...clients.map((_, i) => `iv${i}`));
+    await body(clients);
+  } finally {
+    for (const client of clients) client.close({ abrupt: true });
   }
 }
 
-const lab = new Lab();
+const receive = async (client: IvshmemPort, count: number): Promise<Uint8Array[]> => {
+  const frames: Uint8Array[] = [];
+  await until(
+    `${count} frames`,
+    async () => {
+      frames.push(...client.queue(0).receive());
+      if (frames.length < count) await client.queue(0).readable(50);
+      return frames.length >= count;
+    },
+    PATIENCE_MS,
+    () => `${frames.length} came`,
+  );
+  return frames;
+};
 
-test.before(async (t) => {
-  t.timeout(240_000);
-  if (exampleCompiler()) await lab.open();
-});
-test.after.always(() => lab.close());
+const send = async (client: IvshmemPort, frames: readonly Uint8Array[]): Promise<void> => {
+  let at = 0;
+  await until(
+    'buffers to send with',
+    () => {
+      at += client.queue(0).send(frames.slice(at));
+      return at === frames.length;
+    },
+    PATIENCE_MS,
+  );
+};
 
-const all = (count: number): RegExp => new RegExp(`exchanged ${count} good, 0 bad, 0 lost`);
+/** Both addresses are learnt, and the megaflows of both ways are there. */
+const meet = async (a: IvshmemPort, b: IvshmemPort): Promise<void> => {
+  await send(a, [frame(MACS[0], MACS[1])]);
+  await receive(b, 1);
+  await send(b, [frame(MACS[1], MACS[0])]);
+  await receive(a, 1);
+};
 
-maybe('C programs exchange frames of all lengths, asleep and awake; in one pool no byte is copied', async (t) => {
-  t.timeout(240_000);
-  const echo = await lab.echo('b');
-  // The first frames wait for their megaflow, and are copied on the way.
-  t.regex(await lab.exchange(lab.where('a'), 200, 64), all(200));
-  const before = [await lab.statistic('a', 'copied_bytes'), await lab.statistic('b', 'copied_bytes')];
-  const received = await lab.statistic('b', 'rx_packets');
-  t.regex(await lab.exchange(lab.where('a'), 4000, 64), all(4000));
-  t.regex(await lab.exchange(lab.where('a'), 2000, 1514), all(2000));
-  t.regex(await lab.exchange(lab.where('a'), 1000, 9014), all(1000));
-  t.regex(await lab.exchange(lab.where('a'), 500, 64, '--poll'), all(500));
-  const counted = async () => (await lab.statistic('b', 'rx_packets')) >= received + 7500;
-  await until('the counters', counted, PATIENCE_MS);
-  t.deepEqual([await lab.statistic('a', 'copied_bytes'), await lab.statistic('b', 'copied_bytes')], before);
-  await echo.stop('SIGKILL');
-  await lab.allFree('a');
-});
+/** A word of an Interface's `statistics` or `status`. */
+const column = async (sw: SwitchProcess, name: string, key: string): Promise<string> =>
+  (await sw.vsctl('get', 'Interface', name, key)).trim().replace(/^"(.*)"$/, '$1');
+const statistic = async (sw: SwitchProcess, name: string, key: string): Promise<number> =>
+  Number(await column(sw, name, `statistics:${key}`));
 
-maybe('the TypeScript client talks to the C echo, and answers a C program', async (t) => {
-  t.timeout(240_000);
-  const echo = await lab.echo('b');
-  const port = await openIvshmemPort({ path: lab.sw.socket('a'), timeoutMs: PATIENCE_MS, replyMs: PATIENCE_MS });
-  try {
-    await lab.sw.linkUp('a');
-    const queue = port.queue(0);
-    t.true(port.hasDoorbell);
-    for (const length of [60, 1514, 9014]) {
-      const frames = Array.from({ length: 20 }, (_, n) => Uint8Array.from({ length }, (_, i) => i * 3 + n));
-      t.is(queue.send(frames), 20);
-      const answers: Uint8Array[] = [];
-      while (answers.length < 20 && (await queue.readable(PATIENCE_MS))) answers.push(...queue.receive());
-      t.deepEqual(
-        answers.map((frame) => Buffer.from(frame.subarray(12))),
-        frames.map((frame) => Buffer.from(frame.subarray(12))),
-      );
-      t.deepEqual(answers[3]!.slice(0, 6), frames[3]!.slice(6, 12), 'addresses are swapped');
-    }
-    await echo.stop('SIGKILL');
-    const asking = lab.exchange(lab.where('b'), 1000, 3000);
-    let ended = false;
-    void asking.finally(() => {
-      ended = true;
+test.serial('marked frames cross between two clients of one pool, and not a byte is copied', async (t) => {
+  await withSwitch([], async (sw) => {
+    await withClients(sw, [[], ['options:vectors=2']], async ([a, b]) => {
+      await meet(a!, b!);
+      const frames = Array.from({ length: 400 }, (_, i) => frame(MACS[0], MACS[1], 60 + ((i * 37) % 1400), i));
+      const copied = await statistic(sw, 'iv1', 'copied_bytes');
+      for (let at = 0; at < frames.length; at += 100) {
+        await send(a!, frames.slice(at, at + 100));
+        t.deepEqual(await receive(b!, 100), frames.slice(at, at + 100));
+      }
+      t.is(await statistic(sw, 'iv1', 'copied_bytes'), copied);
+      // The frame that made the megaflow came by way of the control plane.
+      t.is(copied, 60);
+      t.is(await statistic(sw, 'iv1', 'tx_packets'), 401);
+      t.is(await column(sw, 'iv0', 'status:pool'), 'br0');
+      t.is(await column(sw, 'iv0', 'status:peer_id'), '1');
+      t.is(await column(sw, 'iv1', 'status:peer_id'), '2');
+      t.is(await column(sw, 'iv1', 'status:vectors'), '2');
+      t.is(await column(sw, 'iv0', 'status:client'), 'iv0');
+      t.is(await column(sw, 'iv0', 'options'), '{}');
     });
-    while (!ended) {
-      await queue.readable(20);
-      for (const frame of queue.receive()) {
-        if (queue.send([frame]) === 0 && (await queue.writable(PATIENCE_MS))) queue.send([frame]);
+  });
+});
+
+test.serial('isolation: the copies are the traffic; the two clients map different objects', async (t) => {
+  await withSwitch([], async (sw) => {
+    const isolated = ['options:isolation=copy', 'options:size=4M'];
+    await withClients(sw, [isolated, isolated], async ([a, b]) => {
+      await meet(a!, b!);
+      const before = await statistic(sw, 'iv1', 'copied_bytes');
+      const frames = Array.from({ length: 50 }, (_, i) => frame(MACS[0], MACS[1], 60 + i * 29, i));
+      await send(a!, frames);
+      t.deepEqual(await receive(b!, 50), frames);
+      const bytes = frames.reduce((sum, { length }) => sum + length, 0);
+      t.is((await statistic(sw, 'iv1', 'copied_bytes')) - before, bytes);
+      const maps = readFileSync('/proc/self/maps', 'utf8')
+        .split('\n')
+        .filter((line) => line.includes('ringway-pool-iv'));
+      t.is(new Set(maps.map((line) => line.split(/\s+/)[4])).size, 2);
+    });
+  });
+});
+
+test.serial('a flood to three clients is one buffer; one that dies gives all back and returns as it was', async (t) => {
+  await withSwitch([], async (sw) => {
+    await withClients(sw, [[], [], [], []], async ([a, b, c, d]) => {
+      // The first frame makes the megaflow, and comes by way of the control plane.
+      await send(a!, [frame(MACS[0], BROADCAST, 100)]);
+      for (const client of [b!, c!, d!]) await receive(client, 1);
+      const frames = Array.from({ length: 40 }, (_, i) => frame(MACS[0], BROADCAST, 200, i));
+      await send(a!, frames);
+      for (const client of [b!, c!]) t.deepEqual(await receive(client, 40), frames);
+      for (const name of ['iv1', 'iv2', 'iv3']) t.is(await statistic(sw, name, 'copied_bytes'), 100);
+      // The last of them never looked at its frames.
+      const id = d!.id;
+      d!.disconnect();
+      d!.close({ abrupt: true });
+      await until('the end of iv3', async () => (await column(sw, 'iv3', 'link_state')) === 'down', PATIENCE_MS);
+      const again = await attach(sw, 'iv3');
+      try {
+        t.is(again.id, id);
+        await sw.linkUp('iv3');
+        await send(again, [frame(MACS[3], BROADCAST)]);
+        await receive(b!, 1);
+        for (const client of [a!, c!]) await receive(client, 1);
+      } finally {
+        again.close({ abrupt: true });
       }
-    }
-    t.regex(await asking, all(1000));
-  } finally {
-    port.close();
-  }
-  await lab.allFree('a');
+      for (const client of [a!, b!, c!]) client.close({ abrupt: true });
+      const word = async (key: string): Promise<number> => Number(await column(sw, 'iv0', `status:${key}`));
+      await until('all buffers', async () => (await word('buffers_free')) === (await word('buffers')), PATIENCE_MS);
+      t.is(await word('buffers_held'), 0);
+    });
+  });
 });
 
-maybe('in isolation every byte is copied once, to a pool that is the client’s own', async (t) => {
-  t.timeout(240_000);
-  await lab.join('a', 'alone');
-  try {
-    const echo = await lab.echo('alone');
-    t.regex(await lab.exchange(lab.where('a'), 200, 64), all(200));
-    const settled = async (port: string): Promise<number> => {
-      const [sent, bytes] = [await lab.statistic(port, 'tx_packets'), await lab.statistic(port, 'copied_bytes')];
-      return sent === (await lab.statistic(port, 'tx_packets')) ? bytes : settled(port);
-    };
-    const [a, alone] = [await settled('a'), await settled('alone')];
-    t.regex(await lab.exchange(lab.where('a'), 1000, 1500), all(1000));
-    const copied = async () => (await settled('a')) - a >= 1_500_000 && (await settled('alone')) - alone >= 1_500_000;
-    await until('the counters', copied, PATIENCE_MS);
-    t.is((await settled('a')) - a, 1_500_000);
-    t.is((await settled('alone')) - alone, 1_500_000);
-    t.not(await lab.fact('alone', 'buffers_free'), await lab.fact('a', 'buffers_free'));
-    await echo.stop('SIGKILL');
-    await lab.allFree('alone');
-  } finally {
-    await lab.join('a', 'b');
-  }
+test.serial(
+  'frames cross while the control plane is killed and comes back; its ports are adopted untouched',
+  async (t) => {
+    await withSwitch([], async (sw) => {
+      await withClients(sw, [[], ['options:n_rxq=2']], async ([a, b]) => {
+        await meet(a!, b!);
+        const generation = await column(sw, 'iv0', 'status:generation');
+        const datapath = sw.datapathPid;
+        const cross = async (seed: number): Promise<void> => {
+          const frames = Array.from({ length: 64 }, (_, i) => frame(MACS[0], MACS[1], 100, seed + i));
+          await send(a!, frames);
+          t.deepEqual(await receive(b!, 64), frames);
+        };
+        await sw.child.stop('SIGKILL');
+        for (let turn = 0; turn < 20; turn++) await cross(turn);
+        await sw.restart();
+        await cross(100);
+        t.is(sw.datapathPid, datapath);
+        await sw.linkUp('iv0', 'iv1');
+        t.is(await column(sw, 'iv0', 'status:generation'), generation);
+        t.deepEqual([a!.joins, b!.joins], [1, 1]);
+        await cross(200);
+      });
+    });
+  },
+);
+
+test.serial(
+  'after a crash of the data plane clients join again by themselves, also those without a server',
+  async (t) => {
+    await withSwitch([], async (sw) => {
+      const file = join('/dev/shm', `rw-test-${process.pid}`);
+      const plain = ['options:pool=plain', `options:backing-path=${file}`, 'options:size=4M'];
+      await withClients(sw, [[], []], async ([a, b]) => {
+        await sw.vsctl('add-port', 'br0', 'iv2', '--', 'set', 'Interface', 'iv2', 'type=ivshmem', ...plain);
+        const c = await openIvshmemPort({ file, timeoutMs: PATIENCE_MS, replyMs: PATIENCE_MS });
+        try {
+          await sw.linkUp('iv2');
+          const before = sw.datapathPid;
+          process.kill(before, 'SIGKILL');
+          await until('the end of the data plane', () => !alive(before), PATIENCE_MS);
+          const joined = () => [a!, b!, c].every((client) => client.state === 'up' && client.joins >= 2);
+          await until('all clients to join again', joined, PATIENCE_MS, () => sw.child.tail());
+          await sw.linkUp('iv0', 'iv1', 'iv2');
+          t.deepEqual([a!.id, b!.id], [1, 2]);
+          await send(a!, [frame(MACS[0], BROADCAST, 300)]);
+          t.deepEqual(await receive(b!, 1), [frame(MACS[0], BROADCAST, 300)]);
+          t.deepEqual(await receive(c, 1), [frame(MACS[0], BROADCAST, 300)]);
+          await sw.vsctl('del-port', 'iv2');
+          t.false(existsSync(file));
+        } finally {
+          c.close({ abrupt: true });
+        }
+      });
+    });
+  },
+);
+
+test.serial('an ivshmem client and a vhost-user guest exchange frames by one copy', async (t) => {
+  await withSwitch([], async (sw) => {
+    await withClients(sw, [[]], async ([a]) => {
+      await sw.vsctl('add-port', 'br0', 'vh0', '--', 'set', 'Interface', 'vh0', 'type=vhost-user');
+      const guest = await sw.guest('vh0');
+      await sw.linkUp('vh0');
+      const frames = Array.from({ length: 30 }, (_, i) => frame(MACS[0], MACS[1], 60 + i * 40, i));
+      await send(a!, frames);
+      const got: Uint8Array[] = [];
+      await until('frames at the guest', () => got.push(...guest.queue(0).receive()) >= 30, PATIENCE_MS);
+      t.deepEqual(got, frames);
+      const back = frames.map((_, i) => frame(MACS[1], MACS[0], 60 + i * 40, i));
+      guest.queue(0).send(back);
+      t.deepEqual(await receive(a!, 30), back);
+      const bytes = back.reduce((sum, { length }) => sum + length, 0);
+      t.is(await statistic(sw, 'iv0', 'copied_bytes'), bytes);
+    });
+  });
 });
 
-maybe('a port with two queue pairs takes and gives frames on them', async (t) => {
-  t.timeout(240_000);
-  await lab.join('a', 'wide');
-  try {
-    const echo = await lab.echo('a');
-    const port = await openIvshmemPort({ path: lab.sw.socket('wide'), timeoutMs: PATIENCE_MS, replyMs: PATIENCE_MS });
-    try {
-      await lab.sw.linkUp('wide');
-      t.is(port.queues.length, 2);
-      for (const queue of port.queues) {
-        const frame = new Uint8Array(80).fill(0x40 + queue.index);
-        t.is(queue.send([frame]), 1);
-        const answer = await until(
-          `the answer on queue ${queue.index}`,
-          () => port.queues.flatMap((each) => each.receive())[0],
-          PATIENCE_MS,
-        );
-        t.deepEqual(Buffer.from(answer), Buffer.from(frame));
+test.serial('a wrong option is refused by name, and nothing is left of the port', async (t) => {
+  await withSwitch([], async (sw) => {
+    await withClients(sw, [['options:size=8M']], async () => {
+      const add = (...options: string[]) =>
+        sw.tool('rw-vsctl', 'add-port', 'br0', 'bad', '--', 'set', 'Interface', 'bad', 'type=ivshmem', ...options);
+      for (const [option, said] of [
+        ['options:size=16M', /option size of port bad is 16777216, but pool "br0", which other ports use, has 8388608/],
+        ['options:size=9M', /not a power of two, which a PCI BAR must be; give 16M/],
+        ['options:isolation=maybe', /option isolation is "maybe"; it takes none or copy/],
+        ['options:vector=2', /option vector of port bad is not known; known are path, size, vectors/],
+      ] as const) {
+        const { code, stderr } = await add(option);
+        t.not(code, 0, option);
+        t.regex(stderr, said);
       }
-    } finally {
-      port.close();
-      await echo.stop('SIGKILL');
-    }
-    const busy = await lab.echo('wide');
-    t.regex(await lab.exchange(lab.where('a'), 500, 200), all(500));
-    await busy.stop('SIGKILL');
-  } finally {
-    await lab.join('a', 'b');
-  }
-});
-
-maybe('a process that only has the file takes part, and both sides poll', async (t) => {
-  t.timeout(240_000);
-  await lab.join('a', 'file');
-  try {
-    const echo = await lab.echo('file', `file:${lab.file},file`);
-    t.is(await lab.fact('file', 'attached_by'), 'file');
-    t.regex(await lab.exchange(lab.where('a'), 500, 2000), all(500));
-    // Killed and started again: the next one asks for the slot that the dead one left.
-    await echo.stop('SIGKILL');
-    const again = await lab.echo('file', `file:${lab.file}`);
-    t.regex(await lab.exchange(lab.where('a'), 500, 64), all(500));
-    await again.stop('SIGKILL');
-  } finally {
-    await lab.join('a', 'b');
-  }
-});
-
-maybe('clients killed while they send and receive come back under the same id, and no buffer is lost', async (t) => {
-  t.timeout(240_000);
-  const ids: string[] = [];
-  for (let round = 0; round < 4; round++) {
-    const echo = await lab.echo('b');
-    ids.push(/slot (\d+)/.exec(echo.outputSince(0))![1]!);
-    const busy = lab.start('exchange', lab.where('a'), '--count', '1000000000', '--size', round % 2 ? '9000' : '64');
-    const before = await lab.statistic('a', 'tx_packets');
-    await until('frames under way', async () => (await lab.statistic('a', 'tx_packets')) > before, PATIENCE_MS);
-    // The one that receives first, or the one that sends; the other goes on until its turn comes.
-    for (const child of round % 2 ? [busy, echo] : [echo, busy]) await child.stop('SIGKILL');
-    await lab.allFree('a');
-  }
-  t.is(new Set(ids).size, 1);
-  const echo = await lab.echo('b');
-  t.regex(await lab.exchange(lab.where('a'), 500, 9000), all(500));
-  await echo.stop('SIGKILL');
-});
-
-maybe('a client outlives the data plane: it attaches anew by itself', async (t) => {
-  t.timeout(240_000);
-  const echo = await lab.echo('b');
-  t.regex(await lab.exchange(lab.where('a'), 100, 64), all(100));
-  const pid = lab.sw.datapathPid;
-  process.kill(pid, 'SIGKILL');
-  await until('another data plane', () => lab.sw.datapathPid !== pid && lab.sw.datapathPid > 0, PATIENCE_MS);
-  await lab.sw.linkUp('b');
-  t.is(echo.exit, undefined);
-  t.regex(await lab.exchange(lab.where('a'), 500, 1500), all(500));
-  await echo.stop('SIGKILL');
+      t.is((await sw.vsctl('list-ports', 'br0')).trim(), 'iv0');
+      t.is(await column(sw, 'iv0', 'link_state'), 'up');
+    });
+  });
 });

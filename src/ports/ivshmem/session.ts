@@ -365,7 +365,7 @@ export class IvshmemSession implements PortSession {
     return {
       buffers: String(shared.pool.geometry.bufferCount),
       buffers_free: String(free),
-      buffers_held: String(sending + receiving),
+      buffers_held: String(this.#generation > 0 && !this.#broken ? sending + receiving : 0),
     };
   }
 
