@@ -196,7 +196,7 @@ export class XdpRxQueue implements RxQueue {
       batch.rows[row + 2] = head;
       batch.rowCount++;
     }
-    if (this.#partial) recognise(this.#rings.bytes, address, head, batch, slot);
+    if (this.#partial) recognise(this.#rings.bytes, address, length, batch, slot);
     return head;
   }
 

@@ -61,6 +61,29 @@ for (const [network, { layers, bytes, addresses }] of Object.entries(NETWORKS)) 
   }
 }
 
+const pseudoOf = (frame: Uint8Array, protocol: number): number =>
+  onesSum(concat(frame.subarray(26, 34), u16(protocol), u16(frame.length - 34)));
+
+for (const [name, header, port] of [
+  ['VXLAN', Uint8Array.of(8, 0, 0, 0, 0, 0, 5, 0), 4789],
+  ['Geneve', Uint8Array.of(0, 0, 0x65, 0x58, 0, 0, 5, 0), 6081],
+  ['Geneve with options', Uint8Array.of(2, 0, 0x65, 0x58, 0, 0, 5, 0, ...filler(8)), 6081],
+] as const) {
+  test(`a partial checksum inside of ${name} is found, and only there`, (t) => {
+    const inner = packet(eth(), ipv4(), tcp(), filler(50));
+    const wrap = (frame: Uint8Array, dst: number) => packet(eth(), ipv4(), udp({ src: 50_000, dst }), header, frame);
+    t.is(recognised(wrap(inner, port)), undefined);
+    inner.set(u16(pseudoOf(inner, 6)), 50);
+    const l4 = 34 + 8 + header.length + 34;
+    const outer = wrap(inner, port);
+    t.deepEqual(recognised(outer), [l4, 16]);
+    t.is(recognised(wrap(inner, 53)), undefined);
+    for (let head = 0; head < l4 + 18; head++) t.is(recognised(outer, head), undefined);
+    outer.set(u16(pseudoOf(outer, 17)), 40);
+    t.deepEqual(recognised(outer), [34, 6]);
+  });
+}
+
 test('fragments have no partial checksum', (t) => {
   const frame = packet(eth(), ipv4(), udp(), filler(20));
   const pseudo = concat(frame.subarray(26, 34), u16(17), u16(28));

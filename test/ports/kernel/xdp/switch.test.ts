@@ -43,6 +43,14 @@ onVeth(
   async (t) => {
     await withPorts([], async (sw, a, b) => {
       await reaches(a, b);
+      // Two workers, one tx queue.
+      await sw.vsctl('set', 'Open_vSwitch', '.', 'other_config:pmd-cpu-mask=0x3');
+      await until(
+        'two workers',
+        async () => ((await sw.appctl('dpif-netdev/pmd-rxq-show')).match(/pmd thread/g) ?? []).length === 2,
+        PATIENCE_MS,
+      );
+      await reaches(a, b);
       const server = new Child('ip', ['netns', 'exec', b.space, 'iperf3', '-s', '-1', '--forceflush']);
       try {
         await server.waitFor(/Server listening/, 'iperf3 to listen', PATIENCE_MS);
