@@ -179,6 +179,28 @@ for (const editedFirst of [false, true]) {
   });
 }
 
+test('an edit that leaves the length as it is does not reach who gets the frame unedited', (t) => {
+  withSides(3, ([a, b, c]) => {
+    const frame = frameOf(1000);
+    a!.peer.send(frame);
+    run(a!, () => {
+      const copy = clonePacket(batch, 0);
+      batch.edited[copy] = 1;
+      batch.u8[batch.start[copy]!] = 0x5a;
+      return [
+        [b!, [copy]],
+        [c!, [0]],
+      ];
+    });
+    const edited = Uint8Array.from(frame);
+    edited[0] = 0x5a;
+    t.deepEqual(b!.peer.bytes(b!.peer.receive()[0]!), edited);
+    t.deepEqual(c!.peer.bytes(c!.peer.receive()[0]!), frame);
+    t.is(b!.counts()['copied_bytes'], 190);
+    t.is(c!.counts()['copied_bytes'], 1000);
+  });
+});
+
 test('an edited frame without head-room, or with a window in two buffers, is copied', (t) => {
   withSides(2, ([a, b], pool) => {
     const frame = frameOf(300);
