@@ -14,6 +14,7 @@ test('options become the arguments that DPDK wants', (t) => {
         { path: '/a.sock', role: 'server', queueSize: 256, mrgRxbuf: false, inOrder: true, vectorized: true },
         { path: '/b.sock', packedVq: false, mac: '02:00:00:00:00:01', queues: 1 },
         { kind: 'vhost', path: '/c.sock' },
+        { kind: 'memif', path: '/d.sock', role: 'client', id: 3, secret: 'abc', log2RingSize: 8 },
       ],
       queues: 2,
       forward: 'flowgen',
@@ -31,6 +32,11 @@ test('options become the arguments that DPDK wants', (t) => {
     line.includes('net_virtio_user1,path=/b.sock,server=0,queues=1,queue_size=1024,mac=02:00:00:00:00:01,packed_vq=0'),
   );
   t.true(line.includes('net_vhost2,iface=/c.sock,queues=2'));
+  t.true(
+    line.includes(
+      'net_memif3,role=client,id=3,socket=/d.sock,socket-abstract=no,bsize=2048,rsize=8,zero-copy=no,secret=abc',
+    ),
+  );
   t.true(line.includes('--lcores 0@0-1,1@1'));
   t.true(line.includes('--no-huge'));
   t.true(line.endsWith('--forward-mode=flowgen --port-topology=paired --txpkts=1500 --flowgen-flows=1024'));

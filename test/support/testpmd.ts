@@ -1,5 +1,5 @@
 /**
- * dpdk-testpmd as the guest at the other end of vhost-user sockets: DPDK's own virtio driver, in one process, no VM.
+ * dpdk-testpmd as the guest at the other end of vhost-user or memif sockets: DPDK's own drivers, in one process, no VM.
  *
  * It runs unprivileged and without hugepages: plain memory from a memfd (`--no-huge`), which the switch maps like any
  * guest's. Its interactive prompt is driven over a pipe; `stdbuf -oL` is needed since it would otherwise buffer its
@@ -41,10 +41,24 @@ export interface Vhost {
   queues?: number;
 }
 
+/** DPDK's `net_memif`. A server makes the socket, a client needs it to be there; the client makes rings and buffers. */
+export interface Memif {
+  kind: 'memif';
+  path: string;
+  role: 'client' | 'server';
+  id?: number;
+  secret?: string;
+  /** Of a client: bytes of a buffer, and log2 of the descriptors of a ring. */
+  bufferSize?: number;
+  log2RingSize?: number;
+}
+
+export type Device = VirtioUser | Vhost | Memif;
+
 export type ForwardMode = 'io' | 'mac' | 'macswap' | 'flowgen' | 'rxonly' | 'txonly' | 'icmpecho';
 
 export interface TestpmdOptions {
-  devices: (VirtioUser | Vhost)[];
+  devices: Device[];
   forward?: ForwardMode;
   /** Rx/tx queue pairs per port. */
   queues?: number;
@@ -77,8 +91,14 @@ export function unavailable(): string | undefined {
 
 export const available = (): boolean => unavailable() === undefined;
 
-function deviceArgument(device: VirtioUser | Vhost, index: number, queues: number): string {
+const memifArgument = (device: Memif, index: number): string =>
+  `net_memif${index},role=${device.role},id=${device.id ?? 0},socket=${device.path},socket-abstract=no` +
+  `,bsize=${device.bufferSize ?? 2048},rsize=${device.log2RingSize ?? 10},zero-copy=no` +
+  (device.secret ? `,secret=${device.secret}` : '');
+
+function deviceArgument(device: Device, index: number, queues: number): string {
   const flag = (name: string, value: boolean | undefined) => (value === undefined ? '' : `,${name}=${value ? 1 : 0}`);
+  if (device.kind === 'memif') return memifArgument(device, index);
   const count = device.queues ?? queues;
   if (device.kind === 'vhost') {
     return `net_vhost${index},iface=${device.path},queues=${count}${flag('client', device.role === 'client')}`;

@@ -16,7 +16,7 @@
  *
  * State lies in one SharedArrayBuffer per port, a row of STATE_WORDS words per ring: STATE_CURSOR (written by the worker that
  * holds the ring), STATE_LOCK (1 while a sender on a shared ring holds it), STATE_BROKEN (a BROKEN_ reason, written by the
- * worker that found it, read by the main thread).
+ * worker that sends there and found it, read by the main thread).
  */
 import { address, release } from '#contract/os.ts';
 import { type FilePart, mapFiles } from '../memory.ts';
@@ -42,7 +42,7 @@ export const BROKEN_BUFFER = 2;
 /** What the peer did, by BROKEN_ reason. */
 export const BROKEN_REASONS: readonly string[] = [
   '',
-  'an index is ahead of the ring by more than its size',
+  'the index of taken packets or offered buffers is ahead by more than the ring',
   'a buffer offered for packets is empty or outside its region',
 ];
 

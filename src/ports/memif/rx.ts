@@ -18,19 +18,9 @@ import {
   WINDOW,
 } from '#datapath/packet/batch.ts';
 import type { PortCounters, RxQueue } from '#ports/port.ts';
-import {
-  BROKEN_INDEX,
-  DESC_NEXT,
-  FLAGS_AT,
-  type Regions,
-  RING_MASK_INT,
-  type Ring,
-  STATE_BROKEN,
-  STATE_CURSOR,
-} from './ring.ts';
+import { DESC_NEXT, FLAGS_AT, type Regions, RING_MASK_INT, type Ring, STATE_CURSOR } from './ring.ts';
 
 const CURSOR = STATE_CURSOR;
-const BROKEN = STATE_BROKEN;
 const NEXT = DESC_NEXT;
 const FLAGS = FLAGS_AT;
 const MASK_INT = RING_MASK_INT;
@@ -86,14 +76,10 @@ export class MemifRxQueue implements RxQueue {
     const state = ring.state;
     const cursor = state[CURSOR]!;
     const waiting = (Atomics.load(ring.u16, ring.theirs) - cursor) & 0xffff;
-    if (waiting === 0 || state[BROKEN] !== 0) return 0;
+    if (waiting === 0) return 0;
     if (this.#armed) this.disarm();
-    if (waiting > ring.size) {
-      state[BROKEN] = BROKEN_INDEX;
-      this.#counters.slots[this.#counters.base + BAD_DESCRIPTOR]!++;
-      return 0;
-    }
     if (this.#taken > 0) this.complete();
+    if (waiting > ring.size) return this.#overrun(waiting);
     this.#cursor = cursor;
     this.#slot = 0;
     this.#bytes = 0;
@@ -118,6 +104,17 @@ export class MemifRxQueue implements RxQueue {
     batch.count = frames;
     batch.inPort = this.portNo;
     return frames;
+  }
+
+  /**
+   * The sender went round the ring past this side: what lies there is nothing whole. DPDK does so where chained frames meet
+   * a ring that is nearly full, and goes on; so all of it is dropped, and the ring goes on from the sender's index.
+   */
+  #overrun(waiting: number): number {
+    this.#counters.slots[this.#counters.base + BAD_DESCRIPTOR]!++;
+    this.#taken = waiting;
+    this.complete();
+    return 0;
   }
 
   /**
@@ -319,7 +316,7 @@ export class MemifRxQueue implements RxQueue {
     const ring = this.#ring;
     this.#armed = true;
     Atomics.store(ring.u16, FLAGS, 0);
-    if (Atomics.load(ring.u16, ring.theirs) === ring.state[CURSOR]! || ring.state[BROKEN] !== 0) return false;
+    if (Atomics.load(ring.u16, ring.theirs) === ring.state[CURSOR]!) return false;
     this.disarm();
     return true;
   }

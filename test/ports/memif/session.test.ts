@@ -269,11 +269,12 @@ test.serial(
     const second = await Client.connect(path);
     await second.negotiate();
     await rig.reach('up');
-    second.view.setUint16(6, 17, true);
-    t.is(rig.port!.rx[0]!.poll(batch), 0);
+    second.sendFrame(64);
+    second.view.setUint16(128 + 256 + 6, 17, true);
+    t.is(forward(rig.port!, rig.port!), 1);
     t.is(
       await second.control.refusal(),
-      'the peer broke a ring: S2M ring 0: an index is ahead of the ring by more than its size',
+      'the peer broke a ring: M2S ring 0: the index of taken packets or offered buffers is ahead by mor',
     );
     await rig.reach('error');
     const third = await Client.connect(path);
