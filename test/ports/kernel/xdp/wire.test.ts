@@ -3,7 +3,7 @@ import test from 'ava';
 import { address, bpf, close, mapAnonymous } from '#contract/os.ts';
 import { XdpDevice } from '#ports/kernel/xdp/open.ts';
 import { readXdpOptions } from '#ports/kernel/xdp/options.ts';
-import { Child, run, until, which } from '../../../support/process.ts';
+import { Child, run, runOk, until, which } from '../../../support/process.ts';
 import { VethPair, type VethShape, XdpWire } from './veth-pair.ts';
 
 const PATIENCE_MS = 30_000;
@@ -50,12 +50,12 @@ async function checksumErrors(pair: VethPair): Promise<number> {
 }
 
 /** TCP and UDP from a to b. */
-async function transfer(a: VethPair, b: VethPair): Promise<void> {
+async function transfer(a: VethPair, b: VethPair, address = b.address): Promise<void> {
   for (const udp of [false, true]) {
     const server = new Child('ip', ['netns', 'exec', b.space, 'iperf3', '-s', '-1', '--forceflush']);
     try {
       await server.waitFor(/Server listening/, 'iperf3 to listen', PATIENCE_MS);
-      await a.exec('iperf3', '-c', b.address, ...(udp ? ['-u', '-b', '50M', '-t', '1'] : ['-n', '8M']));
+      await a.exec('iperf3', '-c', address, ...(udp ? ['-u', '-b', '50M', '-t', '1'] : ['-n', '8M']));
     } finally {
       await server.stop('SIGKILL');
     }
@@ -106,6 +106,26 @@ onVeth(`TCP and UDP pass with checksums left to the kernel, in either direction$
     t.is((await checksumErrors(a)) + (await checksumErrors(b)), 0);
     if (wire.devices[0]!.facts()['xdp_tx_checksum'] === 'kernel') t.is(wire.counter(1, 'checksums'), 0);
     t.true(wire.counter(0, 'rx_packets') > 100 && wire.counter(1, 'rx_packets') > 100);
+  });
+});
+
+onVeth(`TCP inside of the kernel's VXLAN passes, whose inner checksums were left out${why}`, async (t) => {
+  await withWire({}, {}, async (_wire, a, b) => {
+    const tunnel = async (pair: VethPair, remote: VethPair, address: string): Promise<boolean> => {
+      const shape = ['type', 'vxlan', 'id', '5', 'remote', remote.address, 'dstport', '4789', 'dev', pair.far];
+      const made = await run('ip', ['-n', pair.space, 'link', 'add', 'vx0', 'mtu', '1400', ...shape]);
+      if (made.code !== 0) return false;
+      await runOk('ip', ['-n', pair.space, 'addr', 'add', `${address}/24`, 'dev', 'vx0']);
+      await runOk('ip', ['-n', pair.space, 'link', 'set', 'vx0', 'up']);
+      return true;
+    };
+    if (!(await tunnel(a, b, '10.78.0.1')) || !(await tunnel(b, a, '10.78.0.2'))) {
+      t.log('this kernel has no VXLAN devices');
+      t.pass();
+      return;
+    }
+    await transfer(a, b, '10.78.0.2');
+    t.is((await checksumErrors(a)) + (await checksumErrors(b)), 0);
   });
 });
 
