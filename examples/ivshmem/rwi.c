@@ -26,7 +26,7 @@ static const char usage[] =
     "  --seconds T      length of a measurement (3)\n"
     "  --warmup T       traffic before it (0)\n"
     "  --timeout T      seconds without a frame after which a mode gives up (10)\n"
-    "  --rate R         send: frames per second, 0: as fast as it goes (0)\n"
+    "  --rate R         send, load: frames per second, 0: as fast as it goes (0)\n"
     "  --window W       exchange: frames under way (32)\n"
     "  --to WHERE       load: a second port, where the frames come out\n"
     "  --poll           never sleep\n";
@@ -301,7 +301,7 @@ static int drain_burst(struct rwi_queue *queue, uint64_t *sum) {
 static int load(struct rwi_queue *out, struct rwi_queue *in) {
   uint64_t sent = 0, received = 0, number = 0, sum = 0;
   int each = out ? buffers_for(out, option.size) : 0, measuring = 0;
-  double start = now(), end = start + option.warmup;
+  double begin = now(), start = begin, end = start + option.warmup;
   printf("loading\n");
   fflush(stdout);
   for (;;) {
@@ -314,13 +314,17 @@ static int load(struct rwi_queue *out, struct rwi_queue *in) {
       start = time;
       end = start + option.seconds;
     }
+    uint64_t due = option.rate > 0 ? (uint64_t)((time - begin) * option.rate) : UINT64_MAX;
+    int moved = 0;
     for (int turn = 0; turn < 64; turn++) {
-      int moved = out ? load_burst(out, &number, each) : 0;
-      sent += (uint64_t)moved;
-      int came = drain_burst(in, &sum);
+      int went = out && number < due ? load_burst(out, &number, each) : 0, came = drain_burst(in, &sum);
+      sent += (uint64_t)went;
       received += (uint64_t)came;
-      if (moved + came == 0 && !option.poll && !out) must(rwi_wait(in, RWI_WAIT_RX, 10), "count");
+      moved += went + came;
     }
+    if (moved > 0 || option.poll) continue;
+    if (out) rwi_nap(50);
+    else must(rwi_wait(in, RWI_WAIT_RX, 10), "count");
   }
   double seconds = now() - start;
   printf("sent %.4f Mpps, received %.4f Mpps, %llu received in %.3f s (%llx)\n", (double)sent / seconds / 1e6,
