@@ -19,6 +19,8 @@ export function ovsUnavailable(): string | undefined {
 export interface OvsOptions {
   daemon: string;
   daemonArgs?: string[];
+  /** Command that the daemon is run by, such as `ip netns exec`. */
+  under?: readonly string[];
   /** other_config of the Open_vSwitch record, there before the daemon starts. */
   otherConfig?: Record<string, string>;
 }
@@ -112,7 +114,8 @@ export async function startOvs(options: OvsOptions): Promise<Ovs> {
       { env },
     );
     const args = [`unix:${at('db.sock')}`, `--unixctl=${at('vs.ctl')}`, ...(options.daemonArgs ?? [])];
-    daemon = new Child(options.daemon, args, { env, cwd: rundir, name: 'ovs-vswitchd' });
+    const [file, ...rest] = [...(options.under ?? []), options.daemon, ...args];
+    daemon = new Child(file!, rest, { env, cwd: rundir, name: 'ovs-vswitchd' });
     const watched = daemon;
     const answers = async () => {
       if (watched.exit) throw new Error(`ovs-vswitchd did not start\n${watched.tail()}`);
