@@ -7,6 +7,7 @@ import { PATIENCE_MS } from '../support/datapath.ts';
 import { eth, filler, packet } from '../support/packets.ts';
 import { until } from '../support/process.ts';
 import { alive, type SwitchProcess, withSwitch } from '../support/switch.ts';
+import { Testpmd, unavailable } from '../support/testpmd.ts';
 
 const MACS = ['02:00:00:00:00:01', '02:00:00:00:00:02', '02:00:00:00:00:03', '02:00:00:00:00:04'] as const;
 const BROADCAST = 'ff:ff:ff:ff:ff:ff';
@@ -231,6 +232,41 @@ test.serial('an ivshmem client and a vhost-user guest exchange frames by one cop
     });
   });
 });
+
+const reason = unavailable();
+const withTestpmd = reason === undefined ? test.serial : test.serial.skip;
+
+withTestpmd(
+  `frames of an ivshmem client come back whole from testpmd behind a vhost-user port ${reason ?? ''}`.trim(),
+  async (t) => {
+    await withSwitch([], async (sw) => {
+      await withClients(sw, [[]], async ([a]) => {
+        await sw.vsctl('add-port', 'br0', 'vh0', '--', 'set', 'Interface', 'vh0', 'type=vhost-user');
+        await sw.ofctl('del-flows', 'br0');
+        await sw.ofctl('add-flow', 'br0', 'in_port=iv0,actions=output:vh0');
+        await sw.ofctl('add-flow', 'br0', 'in_port=vh0,actions=output:iv0');
+        const devices = [{ path: sw.socket('vh0') }];
+        const testpmd = await Testpmd.start({ devices, topology: 'loop', startTimeoutMs: PATIENCE_MS, mbufs: 16_384 });
+        try {
+          await sw.linkUp('vh0');
+          await testpmd.startForwarding();
+          // The frame that makes the megaflows.
+          await send(a!, [frame(MACS[0], MACS[1])]);
+          await receive(a!, 1);
+          for (let turn = 0; turn < 10; turn++) {
+            const frames = Array.from({ length: 100 }, (_, i) => frame(MACS[0], MACS[1], 60 + i * 14, turn + i));
+            await send(a!, frames);
+            t.deepEqual(await receive(a!, 100), frames);
+          }
+          const bytes = await statistic(sw, 'iv0', 'tx_bytes');
+          t.is(await statistic(sw, 'iv0', 'copied_bytes'), bytes);
+        } finally {
+          await testpmd.kill();
+        }
+      });
+    });
+  },
+);
 
 test.serial('a wrong option is refused by name, and nothing is left of the port', async (t) => {
   await withSwitch([], async (sw) => {
