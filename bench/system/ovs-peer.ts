@@ -23,6 +23,10 @@ export class OvsPeer implements SwitchUnderTest {
     await this.#ovs.addVhostPort(name, ++this.#ports, 'client', socket);
   }
 
+  vsctl(...args: string[]): Promise<string> {
+    return this.#ovs.ovs.vsctl(...args);
+  }
+
   setFlows(flows: string[]): Promise<void> {
     return this.#ovs.setFlows(flows);
   }

@@ -166,7 +166,7 @@ test.serial(
         );
       }
       await addPort(sw, 'ms', `path=${path}`, 'role=server', 'id=5');
-      await addPort(sw, 'mc', `path=${path}`, 'role=client', 'id=5', 'ring-size=256', 'buffer-size=1024');
+      await addPort(sw, 'mc', `path=${path}`, 'role=client', 'id=5', 'ring-size=1024', 'buffer-size=1024');
       for (const port of ['ms', 'mc']) await sw.vsctl('set', 'Interface', port, 'mtu_request=9000');
       const again = await sw.tool(
         'rw-vsctl',
