@@ -8,6 +8,7 @@ import { LANE_BYTES, Lane } from '#contract/lane.ts';
 import { mapAnonymous } from '#contract/os.ts';
 import { BURST, HEADROOM, PacketBatch, SLOT_BYTES } from '#datapath/packet/batch.ts';
 import { Pipeline } from '#datapath/pipeline.ts';
+import { SoftwareOffload } from '#ports/frame/offload.ts';
 import type { RxQueue, TxQueue } from '#ports/port.ts';
 
 /** 64-byte UDP frame 10.0.0.1:1000 → 10.1.0.1:2000. */
@@ -103,6 +104,7 @@ export function makeRig(flows: number): BenchRig {
     lane,
     clock,
     txQueue: (port) => (port === 2 ? tx : undefined),
+    finisher: new SoftwareOffload(),
     hasPort: (port) => port === 2,
     onMiss: () => 0,
   });

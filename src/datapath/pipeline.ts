@@ -6,13 +6,14 @@
  *   classify  read what the port's flows ask for, find and count each packet's megaflow    (parse, cache, classifier)
  *   miss      packets without one go to the control plane, whole key read                  (onMiss)
  *   act       run programs: edits in the scratch, outputs into lists                       (actions)
+ *   again     packets that came out of a tunnel are classified and acted upon once more    (tunnel)
  *   transmit  push, copy, publish                                                          (outputs, ports)
  *   complete  give the source buffers back, clear the batch
  *
  * One pipeline per worker. In the steady state nothing is allocated.
  */
 import { dropReason, workerCounter } from '#contract/catalogue.ts';
-import { KEY_WORDS, W_IN_PORT, W_TYPE } from '#contract/flow-key.ts';
+import { KEY_WORDS, W_IN_PORT, W_TUNNEL, W_TYPE } from '#contract/flow-key.ts';
 import type { Lane } from '#contract/lane.ts';
 import { VERDICT_DROP, VERDICT_EDITS, VERDICT_OUTPUT } from './actions/program.ts';
 import { runProgram } from './actions/run.ts';
@@ -23,11 +24,14 @@ import { foundId, foundVerdict, pendingSlots, runPackets } from './classifier/fo
 import { lookup } from './classifier/lookup.ts';
 import type { PortFlows } from './classifier/port-flows.ts';
 import { MAX_OUTPUTS, Outputs, type PortLookup } from './outputs.ts';
-import { BURST, type PacketBatch } from './packet/batch.ts';
+import { BURST, type PacketBatch, SLOTS } from './packet/batch.ts';
 import type { RxQueue } from './packet/queues.ts';
 import { NEED_ALL, NEED_NETWORK, NEED_NOTHING, NEED_TAGS } from './parse/need.ts';
 import { parseBurst, parsePacket } from './parse/parse.ts';
 import { findRuns, oneRun, singleRuns } from './parse/runs.ts';
+import type { Finisher } from './tunnel/finisher.ts';
+import { Recirculation } from './tunnel/recirculate.ts';
+import { Tunnels } from './tunnel/tunnels.ts';
 
 const ROW = KEY_WORDS;
 const ids = foundId;
@@ -35,6 +39,9 @@ const verdicts = foundVerdict;
 const pending = pendingSlots;
 const runs = runPackets;
 const TYPE = W_TYPE;
+const TUNNEL = W_TUNNEL;
+/** Slots for copies in use from which on they are freed before the next packet. */
+const MANY_SLOTS = SLOTS >> 1;
 const LIST = MAX_OUTPUTS;
 const TAGS = NEED_TAGS;
 const ALL = NEED_ALL;
@@ -74,6 +81,8 @@ export interface PipelineEnv extends PortLookup {
    * @returns 0 when it was queued, else the drop reason to count at its in_port.
    */
   onMiss(batch: PacketBatch, slot: number): number;
+  /** For packets that must be finished before they are wrapped. */
+  readonly finisher: Finisher;
 }
 
 export class Pipeline {
@@ -88,6 +97,8 @@ export class Pipeline {
   readonly #nextSweep = new Float64Array(1);
   #sweeping = false;
   readonly #outputs: Outputs;
+  readonly #tunnels: Tunnels;
+  readonly #recirculation: Recirculation;
   readonly #cache = new MatchCache();
   /** Slots that the match cache did not find. */
   readonly #uncached = new Int32Array(BURST);
@@ -100,6 +111,8 @@ export class Pipeline {
     this.flows = new FlowTable(this.#stats);
     this.#clock = env.clock;
     this.#outputs = new Outputs(env.batch, env, env.lane.ports, env.lane.worker);
+    this.#tunnels = new Tunnels(env.batch, env.finisher, env.lane.ports);
+    this.#recirculation = new Recirculation(env, this.flows, this.#outputs, this.#tunnels);
   }
 
   /** One burst from one rx queue. @returns its packets. */
@@ -121,6 +134,7 @@ export class Pipeline {
       const need = flows === undefined ? NEED_NOTHING : flows.need;
       this.#act(count, need);
     }
+    if (this.#tunnels.waiting > 0) this.#recirculation.run();
     this.#outputs.transmit();
     rx.complete();
     batch.clear();
@@ -156,7 +170,7 @@ export class Pipeline {
   execute(slot: number, words: Uint32Array, from: number, count: number): void {
     const batch = this.#batch;
     parsePacket(batch, slot, ALL);
-    const reason = runProgram(batch, slot, words, from, from + count, this.#outputs);
+    const reason = runProgram(batch, slot, words, from, from + count, this.#outputs, this.#tunnels);
     if (reason !== 0) this.#outputs.drop(batch.inPort, reason, 1);
   }
 
@@ -167,6 +181,7 @@ export class Pipeline {
 
   /** Sends what `execute` put out and empties the batch. */
   flush(): void {
+    if (this.#tunnels.waiting > 0) this.#recirculation.run();
     this.#outputs.transmit();
     this.#batch.clear();
   }
@@ -261,6 +276,7 @@ export class Pipeline {
       for (let slot = leader; slot < end; slot++) {
         parsePacket(batch, slot, ALL);
         batch.keys[slot * ROW + W_IN_PORT] = batch.inPort;
+        batch.keys.fill(0, slot * ROW + TUNNEL, (slot + 1) * ROW);
         const reason = this.#env.onMiss(batch, slot);
         misses++;
         if (reason !== 0) {
@@ -325,6 +341,11 @@ export class Pipeline {
     const outputs = this.#outputs;
     const code = this.flows.programs.code[operand]!;
     for (let slot = leader; slot < end; slot++) {
+      if (batch.nextSlot > MANY_SLOTS && this.#tunnels.waiting === 0) {
+        // What uses the slots for copies leaves, for the next packets to have them.
+        outputs.transmit();
+        batch.nextSlot = BURST;
+      }
       if (kind === EDITS && (need & NETWORK) === 0) {
         parsePacket(batch, slot, NETWORK | TAGS);
       } else if (slot !== leader) {
@@ -332,7 +353,7 @@ export class Pipeline {
         batch.l4[slot] = batch.l4[leader]!;
         batch.keys[slot * ROW + TYPE] = batch.keys[leader * ROW + TYPE]!;
       }
-      const reason = runProgram(batch, slot, code, 0, code.length, outputs);
+      const reason = runProgram(batch, slot, code, 0, code.length, outputs, this.#tunnels);
       if (reason !== 0) outputs.drop(batch.inPort, reason, 1);
     }
   }

@@ -15,6 +15,7 @@ import {
 import { map, release, setAffinity, setThreadName } from '#contract/os.ts';
 import { PacketBatch } from '#datapath/packet/batch.ts';
 import { Pipeline } from '#datapath/pipeline.ts';
+import { SoftwareOffload } from '#ports/frame/offload.ts';
 import type { Attachment, RxQueue, TxQueue, WorkerPort } from '#ports/port.ts';
 import { Commands } from './commands.ts';
 import { type LoopWork, PollLoop } from './loop.ts';
@@ -51,6 +52,7 @@ class PmdThread implements LoopWork {
       lane: this.#lane,
       clock: this.now,
       onMiss: (batch, slot) => this.#upcalls.miss(batch, slot),
+      finisher: new SoftwareOffload(),
       txQueue: (portNo) => this.#tx[portNo],
       hasPort: (portNo) => this.#known.has(portNo),
     });
@@ -77,6 +79,8 @@ class PmdThread implements LoopWork {
     if (!this.#upcalls.attached) return this.#commands.reset();
     try {
       this.#commands.run();
+      // Answered packets may come out of a tunnel, and miss again.
+      this.#upcalls.flush();
     } catch (error) {
       // A control plane that writes nonsense is cut off; forwarding goes on.
       this.#control(-1);

@@ -200,7 +200,7 @@ test.serial('a control plane that writes nonsense into its ring is cut off by na
     const stream = new Stream(a!.guest, b!.guest);
     await stream.run(500);
     const nonsense: [program: number[], what: RegExp][] = [
-      [[0x00090001, 1], /unknown action 9/],
+      [[0x00630001, 1], /unknown action 99/],
       [[0x00010000, 1], /has 0 words/],
       [[0x00030004, 999, 0, 0], /names key word 999/],
     ];

@@ -23,7 +23,7 @@ test.serial('ports are refused by name of the fault, and nothing is left of them
     await control.addPort('a');
     const refused: [work: () => Promise<unknown>, code: string, message: RegExp][] = [
       [() => control.addPort('a'), 'exists', /a port named a exists/],
-      [() => control.addPort('x', {}, 'gre'), 'no_such_type', /unknown port type "gre"; known are .*vhost-user/],
+      [() => control.addPort('x', {}, 'stt'), 'no_such_type', /unknown port type "stt"; known are .*vhost-user/],
       [() => control.addPort('x', { speed: '10' }), 'failed', /option speed of port x is not known/],
       [() => control.addPort('x', { n_rxq: '0' }), 'failed', /n_rxq is "0"/],
       [() => control.addPort('x', { 'pmd-rxq-affinity': 'one' }), 'failed', /pmd-rxq-affinity: "one"/],
@@ -57,7 +57,7 @@ test.serial('a refused change leaves the port and its guest alone', async (t) =>
     await stream.run(200);
     const base = { name: 'b', type: 'vhost-user', options: {}, mtu: 1500 };
     for (const [change, message] of [
-      [{ type: 'gre' }, /unknown port type/],
+      [{ type: 'stt' }, /unknown port type/],
       [{ name: 'a' }, /a port named a exists/],
       [{ options: { speed: '10' } }, /speed/],
       [{ type: 'dpdkvhostuserclient' }, /vhost-server-path/],

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import test from 'ava';
 import { Channel } from '#contract/channel.ts';
 import {
+  CONTRACT_VERSION,
   decodeReply,
   encodeRequest,
   type FromDatapath,
@@ -101,9 +102,9 @@ const withServer = async (
 test('hello attaches, and brings the doorbell and the lanes', async (t) => {
   await withServer(async ({ peer, handler, server }) => {
     const control = peer();
-    control.send({ id: 1, hello: { version: 1 } });
+    control.send({ id: 1, hello: { version: CONTRACT_VERSION } });
     const { hello } = await control.reply(1);
-    t.deepEqual(hello, { version: 1, pid: process.pid, ports: [], lanes: { count: 1 }, options: { a: 'b' } });
+    t.deepEqual(hello, { version: CONTRACT_VERSION, pid: process.pid, ports: [], lanes: { count: 1 }, options: { a: 'b' } });
     t.is(control.fds.length, 3);
     t.deepEqual(handler.log, ['attached']);
     t.true(server.doorbell >= 0);
@@ -153,19 +154,19 @@ test('a long dump comes in several frames, all but the last marked', async (t) =
 test('one control plane at a time; the place is free again when it leaves', async (t) => {
   await withServer(async ({ peer, handler }) => {
     const first = peer();
-    first.send({ id: 1, hello: { version: 1 } });
+    first.send({ id: 1, hello: { version: CONTRACT_VERSION } });
     await first.reply(1);
     const second = peer();
     const { error } = await second.reply(0);
     t.is(error?.code, 'busy');
-    second.send({ id: 1, hello: { version: 1 } });
+    second.send({ id: 1, hello: { version: CONTRACT_VERSION } });
     await until('the second to be closed', () => second.closed !== '', PATIENCE_MS);
     first.send({ id: 2, deletePort: { portNo: 1 } });
     await first.reply(2);
     first.channel.close();
     await until('the place to be free', () => handler.log.at(-1) === 'gone', PATIENCE_MS);
     const third = peer();
-    third.send({ id: 1, hello: { version: 1 } });
+    third.send({ id: 1, hello: { version: CONTRACT_VERSION } });
     t.truthy((await third.reply(1)).hello);
   });
 });
@@ -173,11 +174,11 @@ test('one control plane at a time; the place is free again when it leaves', asyn
 test('another version is refused, and the connection stands', async (t) => {
   await withServer(async ({ peer }) => {
     const control = peer();
-    control.send({ id: 1, hello: { version: 2 } });
+    control.send({ id: 1, hello: { version: CONTRACT_VERSION + 1 } });
     const { error } = await control.reply(1);
     t.is(error?.code, 'version');
-    t.regex(error!.message, /2 is not 1/);
-    control.send({ id: 2, hello: { version: 1 } });
+    t.regex(error!.message, /3 is not 2/);
+    control.send({ id: 2, hello: { version: CONTRACT_VERSION } });
     t.truthy((await control.reply(2)).hello);
   });
 });
@@ -218,7 +219,7 @@ test('bytes that are no message end that connection only', async (t) => {
 test('drop ends the connection; close takes the socket away, also one that a dead process left', async (t) => {
   await withServer(async ({ peer, server, path, handler }) => {
     const control = peer();
-    control.send({ id: 1, hello: { version: 1 } });
+    control.send({ id: 1, hello: { version: CONTRACT_VERSION } });
     await control.reply(1);
     server.drop('nonsense');
     await until('the end', () => control.closed !== '', PATIENCE_MS);

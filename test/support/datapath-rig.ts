@@ -15,6 +15,7 @@ import { LANE_BYTES, Lane } from '#contract/lane.ts';
 import { address, mapAnonymous } from '#contract/os.ts';
 import { PacketBatch as Batch, BURST, HEADROOM, type PacketBatch, SLOT_BYTES, WINDOW } from '#datapath/packet/batch.ts';
 import { Pipeline } from '#datapath/pipeline.ts';
+import { SoftwareOffload } from '#ports/frame/offload.ts';
 import type { RxQueue, TxQueue } from '#ports/port.ts';
 
 /** virtio-net fields of a test packet. */
@@ -213,6 +214,7 @@ export class Rig {
       lane: this.lane,
       clock: this.clock,
       txQueue: (port) => this.tx.get(port),
+      finisher: new SoftwareOffload(),
       hasPort: (port) => this.tx.has(port) || this.down.has(port),
       onMiss: (batch, slot) => {
         const row = slot * KEY_WORDS;

@@ -10,6 +10,7 @@ import { LANE_BYTES, Lane } from '#contract/lane.ts';
 import { mapAnonymous } from '#contract/os.ts';
 import { BURST, HEADROOM, PacketBatch, SLOT_BYTES, WINDOW } from '#datapath/packet/batch.ts';
 import { Pipeline } from '#datapath/pipeline.ts';
+import { SoftwareOffload } from '#ports/frame/offload.ts';
 import type { RxQueue, TxQueue } from '#ports/port.ts';
 import { makeFrame, Random } from './random-frames.ts';
 import { referenceParse } from './reference-parser.ts';
@@ -59,6 +60,7 @@ const pipeline = new Pipeline({
   lane,
   clock,
   txQueue: (port) => queues[port],
+  finisher: new SoftwareOffload(),
   hasPort: (port) => port < 4,
   onMiss: () => 0,
 });

@@ -8,6 +8,7 @@ import { PacketBatch } from '#datapath/packet/batch.ts';
 import { Pipeline } from '#datapath/pipeline.ts';
 import { Commands } from '#pmd/commands.ts';
 import { UpcallPath } from '#pmd/upcall.ts';
+import { SoftwareOffload } from '#ports/frame/offload.ts';
 import { MemoryRx, MemoryTx, type Sent } from './datapath-rig.ts';
 
 /** A lane as the data process makes it. @returns its memory and the descriptors a control plane gets. */
@@ -46,6 +47,7 @@ export class WorkerRig {
       clock: new Float64Array([1000]),
       onMiss: (batch, slot) => this.upcalls.miss(batch, slot),
       txQueue: (port) => tx.get(port),
+      finisher: new SoftwareOffload(),
       hasPort: (port) => tx.has(port),
     });
     this.commands = new Commands(lane, this.batch, this.pipeline, this.upcalls);

@@ -13,6 +13,7 @@
  * Programs of the last two kinds are kept once however many flows share them.
  */
 import {
+  ACTION_CLONE,
   ACTION_DEC_TTL,
   ACTION_DROP,
   ACTION_OUTPUT,
@@ -103,10 +104,13 @@ export class Programs {
 /** Leaves out edits that nothing shows: those behind the last action that can be seen. They would cost a copy. */
 function trim(words: Uint32Array): Uint32Array {
   let end = 0;
+  let inClone = 0;
   for (let at = 0; at < words.length; at += words[at]! & 0xffff) {
     const op = words[at]! >>> 16;
-    if (op === ACTION_OUTPUT || op === ACTION_DROP || op === ACTION_DEC_TTL) end = at + (words[at]! & 0xffff);
-    if (op === ACTION_DROP) break;
+    if (op === ACTION_CLONE) inClone = at + 2 + words[at + 1]!;
+    if (op === ACTION_OUTPUT || op === ACTION_DROP || op === ACTION_DEC_TTL || op >= ACTION_CLONE)
+      end = at + (words[at]! & 0xffff);
+    if (op === ACTION_DROP && at >= inClone) break;
   }
   return words.slice(0, end);
 }

@@ -1,13 +1,15 @@
 // hot
 /**
  * Runs an action program on one packet (contract/actions.ts). Outputs collect slot numbers; nothing is sent here.
- * An edit after an output works on a copy: what was output keeps its bytes.
+ * An edit after an output works on a copy: what was output keeps its bytes. So does what follows an encapsulation, whose
+ * result refers to the bytes of the packet inside.
  */
 import * as action from '#contract/actions.ts';
 import { dropReason } from '#contract/catalogue.ts';
 import { ETH_IPV4, ETH_IPV6, KEY_WORDS, W_TYPE } from '#contract/flow-key.ts';
 import type { Outputs } from '../outputs.ts';
 import type { PacketBatch } from '../packet/batch.ts';
+import type { Tunnels } from '../tunnel/tunnels.ts';
 import { delta16, updateChecksum } from './checksum.ts';
 import { clonePacket } from './clone.ts';
 import { setField } from './set-field.ts';
@@ -19,6 +21,9 @@ const SET = action.ACTION_SET;
 const PUSH_VLAN = action.ACTION_PUSH_VLAN;
 const POP_VLAN = action.ACTION_POP_VLAN;
 const DEC_TTL = action.ACTION_DEC_TTL;
+const CLONE = action.ACTION_CLONE;
+const TNL_PUSH = action.ACTION_TNL_PUSH;
+const TNL_POP = action.ACTION_TNL_POP;
 const IPV4 = ETH_IPV4;
 const IPV6 = ETH_IPV6;
 const KEY_ROW = KEY_WORDS;
@@ -61,6 +66,7 @@ export const runProgram = (
   from: number,
   to: number,
   outputs: Outputs,
+  tunnels: Tunnels,
 ): number => {
   let sent = false;
   let shared = false;
@@ -74,6 +80,32 @@ export const runProgram = (
       sent = true;
     } else if (op === DROP) {
       return words[at + 1]!;
+    } else if (op === CLONE) {
+      const next = at + 2 + words[at + 1]!;
+      const reason = runClone(
+        batch,
+        current,
+        words,
+        at + 2,
+        Math.min(next, to),
+        next >= to && !shared,
+        outputs,
+        tunnels,
+      );
+      if (reason !== 0 && reason !== FLOW_DROP) return reason;
+      shared = true;
+      sent = true;
+      at = next;
+      continue;
+    } else if (op === TNL_PUSH) {
+      return tunnels.push(current, words, at, to, outputs);
+    } else if (op === TNL_POP) {
+      let popped = current;
+      if (shared || at + 3 < to) popped = clone(batch, current);
+      if (popped < 0) return CLONE_EXHAUSTED;
+      const reason = tunnels.pop(popped, words[at + 1]!, words[at + 2]!);
+      if (reason !== 0) return reason;
+      sent = true;
     } else {
       if (shared) {
         current = clone(batch, current);
@@ -91,4 +123,20 @@ export const runProgram = (
     at += head & 0xffff;
   }
   return sent ? 0 : FLOW_DROP;
+};
+
+/** The part of a CLONE; `last`: the packet is wanted by nobody after it. */
+const runClone = (
+  batch: PacketBatch,
+  slot: number,
+  words: Uint32Array,
+  from: number,
+  to: number,
+  last: boolean,
+  outputs: Outputs,
+  tunnels: Tunnels,
+): number => {
+  // An encapsulation leaves the packet as it is.
+  const copy = last || words[from]! >>> 16 === TNL_PUSH ? slot : clone(batch, slot);
+  return copy < 0 ? CLONE_EXHAUSTED : runProgram(batch, copy, words, from, to, outputs, tunnels);
 };

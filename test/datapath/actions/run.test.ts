@@ -161,15 +161,17 @@ test('edits that no output follows cost no copy', (t) => {
 
 test('copies beyond the slots of a burst are counted as clone_exhausted, once per packet', (t) => {
   rig.lane.ports.fill(0);
-  const program: number[] = [];
-  for (let i = 0; i < 10; i++) program.push(...output(2), ...set(2, i, 0xff));
-  rig.put(0, 1, {}, [...program, ...output(3)]);
-  const frames = Array.from({ length: BURST }, () => makeFrame(new Random(1)));
-  const sent = rig.send(1, ...frames);
-  const whole = Math.floor((SLOTS - BURST) / 10);
-  t.is(sent.filter((one) => one.port === 3).length, whole);
-  t.is(rig.drops(1, 'clone_exhausted'), BURST - whole);
-  t.is(rig.send(1, frames[0]!).length, 11);
+  const copies = (count: number): number[] =>
+    Array.from({ length: count }, (_, i) => [...output(2), ...set(2, i, 0xff)]).flat();
+  rig.put(0, 1, {}, [...copies(SLOTS - BURST + 1), ...output(3)]);
+  t.is(rig.send(1, makeFrame(new Random(1))).length, SLOTS - BURST + 1);
+  t.is(rig.drops(1, 'clone_exhausted'), 1);
+  // Many packets with some copies each leave in turns.
+  rig.put(0, 1, {}, [...copies(10), ...output(3)]);
+  const sent = rig.send(1, ...Array.from({ length: BURST }, () => makeFrame(new Random(1))));
+  t.is(sent.filter((one) => one.port === 3).length, BURST);
+  t.is(sent.length, BURST * 11);
+  t.is(rig.drops(1, 'clone_exhausted'), 1);
 });
 
 test('offload offsets follow tags', (t) => {

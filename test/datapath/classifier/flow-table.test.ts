@@ -7,6 +7,7 @@ import { FlowStats } from '#datapath/classifier/flow-stats.ts';
 import { FlowTable } from '#datapath/classifier/flow-table.ts';
 import { BURST, HEADROOM, PacketBatch, SLOT_BYTES, WINDOW } from '#datapath/packet/batch.ts';
 import { Pipeline } from '#datapath/pipeline.ts';
+import { SoftwareOffload } from '#ports/frame/offload.ts';
 import type { TxQueue } from '#ports/port.ts';
 import { makeFrame, mangle, Random } from '../../support/random-frames.ts';
 import { referenceParse } from '../../support/reference-parser.ts';
@@ -65,6 +66,7 @@ class World {
       lane: this.lane,
       clock: this.clock,
       txQueue: (port) => queues[port - FIRST_OUT],
+      finisher: new SoftwareOffload(),
       hasPort: () => true,
       onMiss: () => 0,
     });
