@@ -80,7 +80,7 @@ export class PacketBatch {
   readonly segmentAddress = new Float64Array(MAX_SEGMENTS);
   readonly segmentLength = new Int32Array(MAX_SEGMENTS);
 
-  /** Buffer of `pool` in which the frame begins; read only while `pool` is not 0. */
+  /** Buffer of `pool` in which the frame begins, -1: none; read only while `pool` is not 0. */
   readonly buffer = new Int32Array(SLOTS);
   /** 1: the header window was edited, and is no longer what lies in `buffer`. Kept only while `pool` is not 0. */
   readonly edited = new Uint8Array(SLOTS);

@@ -305,6 +305,7 @@ export class IvshmemTxQueue implements TxQueue {
     const length = batch.length[slot]!;
     if (length > this.#longest && !fits(batch, slot, this.#longest)) return MTU;
     const first = batch.buffer[slot]!;
+    if (first < 0) return -1;
     const r = first * ROW;
     const bit = this.#bit;
     const version = buffers[r + OWNER]!;

@@ -222,6 +222,26 @@ test('an edited frame without head-room, or with a window in two buffers, is cop
   });
 });
 
+test('a frame that was made from another (encapsulated) lies in no buffer, and is copied', (t) => {
+  withSides(3, ([a, b, c]) => {
+    const frame = frameOf(1000);
+    for (let turn = 0; turn < 2; turn++) {
+      a!.peer.send(frame);
+      run(a!, () => {
+        const made = clonePacket(batch, 0);
+        batch.edited[made] = 1;
+        batch.u8[batch.start[made]!] = turn;
+        // The second time the slot has what the first turn left in it.
+        batch.buffer[made] = turn === 0 ? batch.buffer[0]! : -1;
+        return [[turn === 0 ? b! : c!, [made]]];
+      });
+    }
+    t.is(c!.peer.bytes(c!.peer.receive()[0]!)[0], 1);
+    t.is(b!.peer.bytes(b!.peer.receive()[0]!)[0], 0);
+    t.is(c!.counts()['copied_bytes'], 1000);
+  });
+});
+
 test('the same frame twice to one port: once by reference, once as a copy', (t) => {
   withSides(2, ([a, b], pool) => {
     const frame = frameOf(500);
