@@ -81,13 +81,15 @@ export interface RingPlace {
 }
 
 /**
- * State of a socket's tx half that workers share: words of a SharedArrayBuffer. LOCK guards a burst; DOWN is set while the
+ * State of a socket that workers share: words of a SharedArrayBuffer. LOST counts the frames lost in the kernel that are in
+ * the port's counters, written by who polls the socket. The others are of its tx half: LOCK guards a burst; DOWN is set while the
  * interface takes no frames; the free frames are a stack of FREE_COUNT umem addresses from FREE on, written under the
  * lock.
  */
 export const STATE_LOCK = 0;
 export const STATE_DOWN = 1;
 export const STATE_FREE_COUNT = 2;
+export const STATE_LOST = 3;
 export const STATE_FREE = 16;
 
 /** One socket, bound to one queue of the interface: plain data. */

@@ -7,7 +7,7 @@
  * reads the frames any more. Since the fill ring has room for every rx frame, it is never full.
  */
 import { DROP_BASE, dropReason, portCounter } from '#contract/catalogue.ts';
-import { xskReceive, xskSend } from '#contract/os.ts';
+import { xskGet, xskReceive, xskSend } from '#contract/os.ts';
 import {
   BURST,
   HEADROOM,
@@ -18,7 +18,7 @@ import {
   WINDOW,
 } from '#datapath/packet/batch.ts';
 import type { PortCounters, RxQueue } from '#ports/port.ts';
-import { RING_NEED_WAKEUP, XDP_PKT_CONTD } from './layout.ts';
+import { RING_NEED_WAKEUP, SOL_XDP, STATE_LOST, STATISTICS, XDP_PKT_CONTD, XDP_STATISTICS } from './layout.ts';
 import { recognisePartial } from './partial.ts';
 import type { XskRings } from './ring.ts';
 
@@ -36,6 +36,15 @@ const receive = xskReceive;
 const send = xskSend;
 /** Empty polls from one look at the kernel's wishes to the next. */
 const LOOK_EVERY = 16;
+/** Polls from one look at the kernel's counters to the next; another is before every sleep. */
+const COUNT_EVERY = 1024;
+const SOL = SOL_XDP;
+const COUNTERS = XDP_STATISTICS;
+const LOST = STATE_LOST;
+/** Low words of the counters of frames that were lost. */
+const DROPPED = 2 * STATISTICS.indexOf('rx_dropped');
+const FULL = 2 * STATISTICS.indexOf('rx_ring_full');
+const getCounters = xskGet;
 
 const RX_PACKETS = portCounter('rx_packets');
 const RX_BYTES = portCounter('rx_bytes');
@@ -43,6 +52,7 @@ const RX_BURSTS = portCounter('rx_bursts');
 const KICKS = portCounter('kicks');
 const CALLS = portCounter('calls');
 const BAD_DESCRIPTOR = DROP_BASE + dropReason('rx_bad_descriptor');
+const KERNEL_FULL = DROP_BASE + dropReason('rx_kernel_full');
 const SHORT_FRAME = DROP_BASE + dropReason('rx_short_frame');
 const OVERSIZE = DROP_BASE + dropReason('rx_oversize');
 
@@ -66,6 +76,9 @@ export class XdpRxQueue implements RxQueue {
   /** Bytes of the frame that `#take` found. */
   #bytes = 0;
   #idlePolls = 0;
+  #polls = 0;
+  readonly #statistics = new Uint8Array(STATISTICS.length * 8);
+  readonly #statisticsWords = new Uint32Array(this.#statistics.buffer);
 
   constructor(portNo: number, rings: XskRings, counters: PortCounters, options: XdpRxOptions) {
     this.portNo = portNo;
@@ -82,6 +95,7 @@ export class XdpRxQueue implements RxQueue {
     const rx = this.#rings.rx;
     const words = rx.words;
     const consumer = words[rx.consumer]!;
+    if (++this.#polls % COUNT_EVERY === 0) this.#countLosses();
     const waiting = (Atomics.load(words, rx.producer) - consumer) | 0;
     if (waiting <= 0) {
       this.#idle();
@@ -231,8 +245,21 @@ export class XdpRxQueue implements RxQueue {
     send(this.#rings.fd);
   }
 
+  /** Frames that the kernel had to drop since the last look, by whoever took it. */
+  #countLosses(): void {
+    const words = this.#statisticsWords;
+    if (getCounters(this.#rings.fd, SOL, COUNTERS, this.#statistics) < 8) return;
+    const state = this.#rings.state;
+    const lost = (words[DROPPED]! + words[FULL]!) | 0;
+    const fresh = (lost - state[LOST]!) | 0;
+    if (fresh <= 0) return;
+    state[LOST] = lost;
+    this.#counters.slots[this.#counters.base + KERNEL_FULL]! += fresh;
+  }
+
   /** The kernel makes the socket readable at every frame, wanted or not. */
   arm(): boolean {
+    this.#countLosses();
     this.#sendLeftOver();
     const rx = this.#rings.rx;
     return ((Atomics.load(rx.words, rx.producer) - rx.words[rx.consumer]!) | 0) > 0;

@@ -261,6 +261,38 @@ onVeth(`a VLAN tag that the sender left to its device is seen in the frame${why}
   }
 });
 
+const FLOOD = `
+  const socket = require('node:dgram').createSocket('udp4');
+  let left = 8000;
+  const next = () => (left-- > 0 ? socket.send('x', 9, process.argv[1], next) : socket.close());
+  next();
+`;
+
+onVeth(`frames that the kernel drops while nobody polls are counted once polls go on${why}`, async (t) => {
+  const pair = await VethPair.make(1);
+  try {
+    const wire = new XdpWire([pair], {}, 1500, false);
+    try {
+      const neighbour = [pair.neighbour, 'lladdr', '02:00:00:00:00:99', 'dev', pair.far];
+      await runOk('ip', ['-n', pair.space, 'neigh', 'add', ...neighbour]);
+      await pair.exec(process.execPath, '-e', FLOOD, pair.neighbour);
+      t.is(wire.drops(0, 'rx_kernel_full'), 0);
+      const rx = wire.ports[0]!.rx[0]!;
+      rx.arm();
+      const lost = wire.drops(0, 'rx_kernel_full');
+      t.true(lost > 1000);
+      rx.arm();
+      t.is(wire.drops(0, 'rx_kernel_full'), lost);
+      while (wire.take(0, () => true));
+      t.true(wire.counter(0, 'rx_packets') >= 4000);
+    } finally {
+      await wire.close();
+    }
+  } finally {
+    await pair.remove();
+  }
+});
+
 onVeth(
   `an interface that vanishes takes its sockets along, and can be opened again when it is back${why}`,
   async (t) => {
