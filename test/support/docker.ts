@@ -12,8 +12,12 @@ const BUSYBOX = which('busybox');
 /** Programs of the image besides busybox itself. */
 const APPLETS = ['sh', 'sleep', 'ping', 'ip', 'cat', 'nc', 'ls', 'id', 'route', 'true', 'wget', 'test'];
 
-/** Why no daemon can be started here; empty: one can. */
-export async function whyNoDocker(): Promise<string> {
+/**
+ * Why no daemon can be started here; empty: one can.
+ * @param layers also ask for a storage driver that shares what images have in common: vfs copies all of an image at every
+ * step of a build.
+ */
+export async function whyNoDocker({ layers = false } = {}): Promise<string> {
   if (process.getuid?.() !== 0) return 'needs root';
   for (const program of ['dockerd', 'docker', 'containerd', 'runc', 'ip', 'nsenter', 'tar', 'ps'])
     if (!which(program)) return `needs ${program}`;
@@ -23,6 +27,8 @@ export async function whyNoDocker(): Promise<string> {
     try {
       await daemon.importBusybox();
       await daemon.docker('run', '--rm', '--network', 'none', 'busybox', 'true');
+      const driver = (await daemon.docker('info', '--format', '{{.Driver}}')).trim();
+      if (layers && driver === 'vfs') return 'needs a storage driver other than vfs';
     } finally {
       await daemon.close();
     }
@@ -63,7 +69,7 @@ export class DockerDaemon {
     const { folder } = this;
     const args = [
       ...['--data-root', join(folder, 'data'), '--exec-root', join(folder, 'exec'), '--pidfile', join(folder, 'pid')],
-      ...['--host', `unix://${this.socket}`, '--storage-driver', 'vfs', '--bridge', 'none', '--ip-forward=false'],
+      ...['--host', `unix://${this.socket}`, '--bridge', 'none', '--ip-forward=false'],
       ...['--iptables=false', '--ip6tables=false', ...this.#extra],
     ];
     const dockerd = which('dockerd')!;
