@@ -11,6 +11,8 @@ import type { SwitchUnderTest } from './peer.ts';
 import { RingwayPeer } from './ringway-peer.ts';
 import { GUEST_CORE, PMD_CORE, switchesFor } from './switches.ts';
 
+/** OVS sends on a queue per PMD and one for its other threads, which one is its own choice: the client must have them. */
+const QUEUES = 2;
 const LENGTHS = [64, 1500] as const;
 const FLOWS = ['in_port=1,actions=output:2', 'in_port=2,actions=output:1'];
 /** Bursts of 32 frames on their way in each direction. */
@@ -24,7 +26,13 @@ async function addMemif(subject: SwitchUnderTest, index: number, path: string): 
     await subject.vsctl(...add, 'type=memif', ...options);
   } else if (subject instanceof OvsPeer) {
     const device = `net_memif${index},role=server,id=${index},socket=${path},socket-abstract=no,rsize=10`;
-    await subject.vsctl(...add, 'type=dpdk', `options:dpdk-devargs=${device}`, `ofport_request=${index + 1}`);
+    await subject.vsctl(
+      ...add,
+      'type=dpdk',
+      `options:dpdk-devargs=${device}`,
+      `options:n_rxq=${QUEUES}`,
+      `ofport_request=${index + 1}`,
+    );
   } else {
     throw new Error(`${subject.name} has no memif ports`);
   }
@@ -42,6 +50,7 @@ async function measure(subject: SwitchUnderTest, length: number, options: BenchO
     testpmd = await Testpmd.start({
       devices: [0, 1].map((id) => ({ kind: 'memif', path, role: 'client', id })),
       core: GUEST_CORE,
+      queues: QUEUES,
       packetLength: length,
     });
     await testpmd.waitLinkUp();
