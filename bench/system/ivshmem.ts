@@ -19,6 +19,8 @@ import { RingwayPeer, ringwayUnavailable } from './ringway-peer.ts';
 import { GUEST_CORE, PMD_CORE } from './switches.ts';
 
 const SIZES = [64, 1500, 9000];
+/** A frame of 9000 bytes lies in one buffer. */
+const BUFFERS = 'options:buffer-size=9344';
 const PINGS = 20_000;
 const PACED = 500_000;
 
@@ -70,7 +72,13 @@ class Lab {
     this.programs = await buildExamples();
     await this.peer.start({ pmdCore: PMD_CORE, mainCore: GUEST_CORE });
     for (const name of ['a', 'b', 'ca', 'cb']) {
-      const settings = ['type=ivshmem', `options:path=${this.#path(name)}`, 'options:size=64M', 'mtu_request=9000'];
+      const settings = [
+        'type=ivshmem',
+        `options:path=${this.#path(name)}`,
+        'options:size=64M',
+        BUFFERS,
+        'mtu_request=9000',
+      ];
       const isolation = name.startsWith('c') ? ['options:isolation=copy'] : [];
       await this.peer.vsctl('add-port', 'br0', name, '--', 'set', 'Interface', name, ...settings, ...isolation);
     }

@@ -14,7 +14,7 @@ import {
 } from '../options.ts';
 import type { SocketSettings } from '../socket/endpoint.ts';
 import type { FileSettings } from './backing.ts';
-import { MAX_QUEUES } from './layout.ts';
+import { LINE, MAX_BUFFER_BYTES, MAX_QUEUES, MIN_BUFFER_BYTES } from './layout.ts';
 import { MAX_SIZE, MIN_SIZE } from './shape.ts';
 import { MAX_VECTORS } from './wire.ts';
 
@@ -28,6 +28,8 @@ export interface PoolSettings {
   readonly name: string;
   /** Bytes, a power of two; undefined: whatever the pool has, or DEFAULT_SIZE. */
   readonly size: number | undefined;
+  /** Bytes of a buffer, head-room included; undefined: whatever the pool has, or enough for a frame of 1500 bytes. */
+  readonly bufferBytes: number | undefined;
   /** Undefined: whatever the pool has, or a memfd. */
   readonly backing: 'memfd' | FileSettings | undefined;
   /** One port's own: no other may join. */
@@ -45,6 +47,7 @@ export interface Settings extends SocketSettings {
 const OWN = [
   'path',
   'size',
+  'buffer-size',
   'vectors',
   'pool',
   'isolation',
@@ -86,7 +89,23 @@ function parsePool({ name, options }: PortConfig): PoolSettings {
   }
   // A port's name may be a pool's too: the mark keeps them apart.
   const pool = isolated ? `${name}!` : (given ?? DEFAULT_POOL);
-  return { name: pool, size: parseSize(options), backing: parseBacking(options, isolated ? name : pool), isolated };
+  return {
+    name: pool,
+    size: parseSize(options),
+    bufferBytes: parseBufferSize(options),
+    backing: parseBacking(options, isolated ? name : pool),
+    isolated,
+  };
+}
+
+function parseBufferSize(options: PortConfig['options']): number | undefined {
+  const size = bytes(options, 'buffer-size');
+  if (size === undefined) return undefined;
+  if (size < MIN_BUFFER_BYTES || size > MAX_BUFFER_BYTES || size % LINE !== 0)
+    throw new Error(
+      `option buffer-size is "${options['buffer-size']}"; it takes multiples of ${LINE} from ${MIN_BUFFER_BYTES} to ${MAX_BUFFER_BYTES}`,
+    );
+  return size;
 }
 
 function parseSize(options: PortConfig['options']): number | undefined {

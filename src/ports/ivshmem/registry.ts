@@ -9,7 +9,7 @@ import { MAGIC_HIGH, MAGIC_LOW } from './layout.ts';
 import { DEFAULT_SIZE, type PoolSettings } from './options.ts';
 import { Pool } from './pool.ts';
 import type { ClientConnection, Peer } from './server.ts';
-import { shapeOf } from './shape.ts';
+import { BUFFER_BYTES, shapeOf } from './shape.ts';
 import { POOL_OWNER } from './view.ts';
 
 /** How often the pools show clients that the switch lives. */
@@ -122,9 +122,10 @@ export class SharedPool {
     if (this.seats.every((seat) => seat === undefined)) return;
     this.error = '';
     try {
+      const { bufferBytes } = this.pool.geometry;
       this.backing.restore();
       this.pool.close();
-      this.pool = new Pool(this.backing.fd, shapeOf(this.backing.size, this.isolated), POOL_OWNER);
+      this.pool = new Pool(this.backing.fd, shapeOf(this.backing.size, this.isolated, bufferBytes), POOL_OWNER);
     } catch (error) {
       this.error = (error as Error).message;
     }
@@ -153,6 +154,9 @@ export class Pools {
     };
     if (wanted.size !== undefined && wanted.size !== backing.size)
       refuse('size', `${wanted.size}`, `${backing.size} bytes`);
+    const { bufferBytes } = shared.pool.geometry;
+    if (wanted.bufferBytes !== undefined && wanted.bufferBytes !== bufferBytes)
+      refuse('buffer-size', `${wanted.bufferBytes}`, `${bufferBytes} bytes`);
     if (wanted.backing === 'memfd' && backing.where !== 'memfd')
       refuse('backing', 'memfd', `the file ${backing.where}`);
     if (typeof wanted.backing === 'object' && wanted.backing.path !== backing.where)
@@ -184,7 +188,7 @@ export class Pools {
         wanted.name,
         wanted.isolated,
         backing,
-        new Pool(backing.fd, shapeOf(size, wanted.isolated), POOL_OWNER),
+        new Pool(backing.fd, shapeOf(size, wanted.isolated, wanted.bufferBytes ?? BUFFER_BYTES), POOL_OWNER),
       );
     } catch (error) {
       backing.close();

@@ -19,7 +19,7 @@ test('a client gets eventfds of its own, is rung on all of them, and leaves none
   close(other);
   const seat = pools.join(
     'iv0',
-    { name: 'p', size: 4 << 20, backing: undefined, isolated: false },
+    { name: 'p', size: 4 << 20, bufferBytes: undefined, backing: undefined, isolated: false },
     1,
     async () => undefined,
   );

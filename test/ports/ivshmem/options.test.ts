@@ -12,7 +12,7 @@ test('without options: a socket named after the port, a pool of its name, one qu
     path: '/run/rw/iv0.sock',
     socketMode: undefined,
     socketOwner: undefined,
-    pool: { name: 'default', size: undefined, backing: undefined, isolated: false },
+    pool: { name: 'default', size: undefined, bufferBytes: undefined, backing: undefined, isolated: false },
     vectors: 1,
     queuePairs: 1,
   });
@@ -22,6 +22,7 @@ test('all options', (t) => {
   const settings = parse({
     path: 'x.sock',
     size: '16M',
+    'buffer-size': '9344',
     vectors: '8',
     pool: 'br0',
     isolation: 'none',
@@ -36,7 +37,7 @@ test('all options', (t) => {
     mtu_request: '9000',
   });
   const file = { path: '/dev/shm/x', mode: 0o660, owner: { uid: 1, gid: 2 } };
-  t.deepEqual(settings.pool, { name: 'br0', size: 2 ** 24, backing: file, isolated: false });
+  t.deepEqual(settings.pool, { name: 'br0', size: 2 ** 24, bufferBytes: 9344, backing: file, isolated: false });
   t.deepEqual([settings.path, settings.vectors, settings.queuePairs], ['/run/rw/x.sock', 8, 4]);
   t.deepEqual([settings.socketMode, settings.socketOwner], [0o666, { uid: -1, gid: 7 }]);
   t.is(parse({ n_rxq: '3' }).vectors, 3);
@@ -60,10 +61,12 @@ test('a port in isolation has a pool that no name can mean', (t) => {
 });
 
 const wrong: [Record<string, string>, RegExp][] = [
-  [{ colour: 'red' }, /^option colour of port iv0 is not known; known are path, size, vectors, pool,/],
+  [{ colour: 'red' }, /^option colour of port iv0 is not known; known are path, size, buffer-size, vectors, pool,/],
   [{ size: '10M' }, /^option size is "10M", not a power of two, which a PCI BAR must be; give 16M$/],
   [{ size: '1M' }, /^option size is "1M"; it takes 4M to 4G$/],
   [{ size: '8G' }, /^option size is "8G"; it takes 4M to 4G$/],
+  [{ 'buffer-size': '1000' }, /^option buffer-size is "1000"; it takes multiples of 64 from 256 to 32768$/],
+  [{ 'buffer-size': '64K' }, /^option buffer-size is "64K"; it takes multiples of 64 from 256 to 32768$/],
   [{ size: 'big' }, /^option size is "big"; it takes bytes, or a number with K, M or G/],
   [{ vectors: '0' }, /^option vectors is "0"; it takes 1 to 64$/],
   [{ vectors: '65' }, /^option vectors is "65"/],
@@ -92,8 +95,10 @@ for (const [options, message] of wrong) {
 test('pools of all sizes leave most of their memory to buffers', (t) => {
   for (const isolated of [false, true]) {
     for (let size = MIN_SIZE; size <= MAX_SIZE; size *= 2) {
-      const { bufferCount, bufferBytes, entries } = geometry(shapeOf(size, isolated));
+      const { bufferCount, bufferBytes, entries } = geometry(shapeOf(size, isolated, 2048));
       t.true(bufferCount * bufferBytes > 0.7 * size, `${size}`);
+      for (const bytes of [256, 9344, 32_768])
+        t.notThrows(() => geometry(shapeOf(size, isolated, bytes)), `${size} ${bytes}`);
       // Two clients with full rings both ways do not exhaust it.
       t.true(bufferCount >= (isolated ? 2 : 4) * entries);
     }

@@ -2,118 +2,17 @@ import { existsSync, fstatSync, readdirSync, statSync, truncateSync } from 'node
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import fc from 'fast-check';
-import { PORT_ROW } from '#contract/catalogue.ts';
 import { close, recvWithFds, sendWithFds, unixConnect, Watcher } from '#contract/os.ts';
-import { type IvshmemPort, openIvshmemPort } from '#guest/ivshmem/index.ts';
+import type { IvshmemPort } from '#guest/ivshmem/index.ts';
 import { GuestPool } from '#guest/ivshmem/pool.ts';
-import { ivshmemPort } from '#ports/ivshmem/factory.ts';
 import { queueAt, R_PRODUCER, RING_TX, ringHeaderAt, STATE_BROKEN, STATE_READY } from '#ports/ivshmem/layout.ts';
-import type { Pool, PoolAudit } from '#ports/ivshmem/pool.ts';
-import { Pools } from '#ports/ivshmem/registry.ts';
-import { IvshmemSession } from '#ports/ivshmem/session.ts';
+import type { PoolAudit } from '#ports/ivshmem/pool.ts';
 import { MESSAGE_BYTES } from '#ports/ivshmem/wire.ts';
-import type { Attachment, PortStatus, WorkerPort } from '#ports/port.ts';
-import { scratchDir, sleep, until } from '../../support/process.ts';
-import { batch, frameOf, namedCounts } from './rig.ts';
+import { sleep, until } from '../../support/process.ts';
+import { frameOf } from './rig.ts';
+import { dir, Port, withRig } from './session-rig.ts';
 
-const dir = scratchDir('rwiv');
-const list = Int32Array.from({ length: 32 }, (_, i) => i);
 const descriptors = (): number => readdirSync('/proc/self/fd').length;
-
-/** Some ports in a data process of one worker that does nothing by itself. */
-class Rig {
-  readonly pools = new Pools();
-  readonly ports = new Map<number, Port>();
-  readonly guests: IvshmemPort[] = [];
-
-  async port(portNo: number, options: Record<string, string> = {}, silenceMs = 10_000): Promise<Port> {
-    const port = new Port(this, portNo, options, silenceMs);
-    this.ports.set(portNo, port);
-    await port.session.start();
-    return port;
-  }
-
-  async guest(port: Port, options: object = {}): Promise<IvshmemPort> {
-    const guest = await openIvshmemPort({ path: port.path, retryMs: 10, ...options });
-    this.guests.push(guest);
-    return guest;
-  }
-
-  async close(): Promise<void> {
-    for (const guest of this.guests) guest.close({ abrupt: true });
-    for (const { session } of this.ports.values()) await session.stop();
-  }
-}
-
-class Port {
-  readonly name: string;
-  readonly path: string;
-  readonly counters = new Float64Array(PORT_ROW);
-  readonly states: string[] = [];
-  readonly session: IvshmemSession;
-  view: WorkerPort | undefined;
-  attaches = 0;
-
-  constructor(rig: Rig, portNo: number, options: Record<string, string>, silenceMs: number) {
-    this.name = `iv${portNo}`;
-    this.path = join(dir, `${this.name}.sock`);
-    const config = { portNo, name: this.name, type: 'ivshmem', options, mtu: 1500 };
-    const host = {
-      attach: async (_: number, attachment: Attachment | undefined) => {
-        this.attaches++;
-        await sleep(1);
-        const previous = this.view;
-        const context = { worker: 0, workers: 1, counters: { slots: this.counters, base: 0 }, batch };
-        this.view = attachment && ivshmemPort(attachment, context, previous);
-        if (!attachment) previous?.close();
-      },
-      status: (_: number, status: PortStatus) => {
-        if (this.states.at(-1) !== status.state) this.states.push(status.state);
-      },
-    };
-    this.session = new IvshmemSession(config, host, { rundir: dir, pools: rig.pools, silenceMs });
-  }
-
-  get pool(): Pool {
-    return this.session.pool!;
-  }
-
-  get fact(): Readonly<Record<string, string>> {
-    return this.session.status().facts;
-  }
-
-  reach(state: string): Promise<unknown> {
-    const detail = () => JSON.stringify(this.session.status());
-    return until(`state ${state} of ${this.name}`, () => this.session.status().state === state, 5000, detail);
-  }
-
-  /** Sends what waits here to others. */
-  forward(...to: Port[]): number {
-    const rx = this.view?.rx[0];
-    const n = rx?.poll(batch) ?? 0;
-    if (n > 0) {
-      for (const { view } of to) view?.tx?.push(batch, list, n);
-      batch.copy();
-      for (const { view } of to) view?.tx?.publish();
-      rx!.complete();
-    }
-    batch.clear();
-    return n;
-  }
-
-  get counts(): Record<string, number> {
-    return namedCounts(this.counters);
-  }
-}
-
-const withRig = async (body: (rig: Rig) => Promise<void>): Promise<void> => {
-  const rig = new Rig();
-  try {
-    await body(rig);
-  } finally {
-    await rig.close();
-  }
-};
 
 test.serial('a client is up after its hello; frames pass between two by reference, and back', async (t) => {
   await withRig(async (rig) => {
@@ -480,6 +379,10 @@ test.serial('ports of one pool must agree on it; what one leaves out is as the p
     refused(
       { size: '16M' },
       /^option size of port iv3 is 16777216, but pool "default", .* has 8388608 bytes; leave size/,
+    );
+    refused(
+      { 'buffer-size': '4096' },
+      /^option buffer-size of port iv3 is 4096, but pool "default", .* has 2048 bytes/,
     );
     refused({ backing: 'file' }, /^option backing of port iv3 is \/dev\/shm\/ringway-default, but pool "default"/);
     const c = await rig.port(4, { 'backing-path': join(dir, 'f1'), pool: 'f', size: '4M' });
