@@ -300,7 +300,7 @@ test.serial('a client that breaks its rings is told so, and recovers by a reset'
     a.forward();
     await a.reach('error');
     t.regex(a.session.status().lastError, /^the client broke a ring: producer of a tx ring/);
-    t.is(slot.state, STATE_BROKEN);
+    await until('the slot to say so', () => slot.state === STATE_BROKEN);
     t.is(a.fact['status'], 'connected');
     allBack(a, t);
     const generation = slot.generation;
