@@ -65,6 +65,8 @@ export class Pool {
   readonly #words: Int32Array;
   readonly #bytes: Uint8Array;
   readonly #records: PoolRecords;
+  /** By slot: its generation, whatever peers write into its row. */
+  readonly #generations: Int32Array;
 
   /**
    * Formats the object behind `fd`, whatever was in it.
@@ -80,14 +82,15 @@ export class Pool {
     const records = new SharedArrayBuffer(recordsBytes(g));
     this.#records = new PoolRecords(records, g);
     this.place = { number: ++pools, fd, geometry: g, records };
-    this.#format();
+    this.#generations = this.#format();
     const { stack, control } = this.#records;
     // Low numbers first: memory that is never needed is never touched.
     for (let i = 0; i < g.bufferCount; i++) stack[i] = g.bufferCount - 1 - i;
     control[C_FREE] = g.bufferCount;
   }
 
-  #format(): void {
+  /** @returns the generations that slots begin with. */
+  #format(): Int32Array {
     const g = this.geometry;
     const words = this.#words;
     const put = (at: number, value: number): void => {
@@ -95,7 +98,10 @@ export class Pool {
     };
     // Clients of a pool that was here before see first that it is none any more, then other generations.
     Atomics.store(words, layout.H_MAGIC_HIGH >> 2, 0);
-    const generations = Array.from({ length: g.slots }, (_, slot) => words[this.#at(slot, layout.S_GENERATION)]!);
+    const generations = Int32Array.from({ length: g.slots }, (_, slot) => {
+      const before = words[this.#at(slot, layout.S_GENERATION)]!;
+      return before > 0 ? before : randomInt(1, 2 ** 30);
+    });
     this.#bytes.fill(0, 0, g.queueOffset);
     put(layout.H_MAGIC_LOW, layout.MAGIC_LOW);
     put(layout.H_VERSION, layout.VERSION);
@@ -115,10 +121,11 @@ export class Pool {
     put(layout.H_CREDIT, g.credit);
     put(layout.H_EPOCH, randomInt(1, 2 ** 31));
     for (let slot = 0; slot < g.slots; slot++) {
-      words[this.#at(slot, layout.S_GENERATION)] = generations[slot] || randomInt(1, 2 ** 30);
+      words[this.#at(slot, layout.S_GENERATION)] = generations[slot]!;
     }
     this.#name(layout.SWITCH_SLOT, layout.S_NAME, 'switch');
     Atomics.store(words, layout.H_MAGIC_HIGH >> 2, layout.MAGIC_HIGH);
+    return generations;
   }
 
   /**
@@ -150,8 +157,9 @@ export class Pool {
     words[this.#at(slot, layout.S_PORT)] = settings.portNo;
     words[this.#at(slot, layout.S_FLAGS)] = layout.FLAG_LINK | (settings.plain ? layout.FLAG_PLAIN : 0);
     this.#name(slot, layout.S_NAME, settings.name);
-    const before = words[this.#at(slot, layout.S_GENERATION)]!;
-    const generation = before >= 2 ** 31 - 1 || before < 0 ? 1 : before + 1;
+    const before = this.#generations[slot]!;
+    const generation = before === 2 ** 31 - 1 ? 1 : before + 1;
+    this.#generations[slot] = generation;
     Atomics.store(words, this.#at(slot, layout.S_GENERATION), generation);
     this.#setState(slot, layout.STATE_READY);
     return generation;
@@ -276,7 +284,7 @@ export class Pool {
   /** The slot's client asks for a new generation. */
   resetWanted(slot: number): boolean {
     const wanted = Atomics.load(this.#words, this.#at(slot, layout.S_RESET));
-    return wanted !== 0 && wanted === ((this.#words[this.#at(slot, layout.S_GENERATION)]! + 1) | 0);
+    return wanted !== 0 && wanted === ((this.#generations[slot]! + 1) | 0);
   }
 
   /** The client's count of its heart-beats. */
