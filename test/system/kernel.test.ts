@@ -4,7 +4,7 @@ import test from 'ava';
 import { Host, hostCounter } from '#guest/net.ts';
 import { PATIENCE_MS } from '../support/datapath.ts';
 import { type NetnsLab, netnsMissing, withLab } from '../support/netns.ts';
-import { eth, faultOf, filler, ipv4, packet, pseudoSum, tcp, u16, udp, vlan } from '../support/packets.ts';
+import { eth, faultOf, filler, ipv4, ipv6, packet, pseudoSum, tcp, u16, udp, vlan } from '../support/packets.ts';
 import { run, runOk, sleep, until, which } from '../support/process.ts';
 import { alive, SwitchProcess, withSwitch } from '../support/switch.ts';
 
@@ -121,6 +121,17 @@ kernel('VLAN tags that the kernel keeps beside a frame are put back, offsets and
   is(parts.map(faultOf), new Array(10).fill(null), 'faults of the parts');
   const together = Buffer.concat(parts.map((part) => part.subarray(58)));
   is(together.equals(payload), true, 'payload of the parts');
+  // Datagrams of one size in one frame, as applications send them by UDP_SEGMENT.
+  for (const layers of [[ipv4({})], [ipv6()]]) {
+    const datagrams = packet(eth(), vlan({ vid: 7 }), ...layers, udp({}), payload);
+    const l4 = datagrams.length - payload.length - 8;
+    const one = { flags: 1, gsoType: 5, gsoSize: 1400, headerLength: l4 + 8, csumStart: l4, csumOffset: 6 };
+    is(g.send([datagrams], one), 1, 'sent');
+    const whole: Uint8Array[] = [];
+    await until('ten datagrams', () => whole.push(...h.receive().filter(ours)) >= 10, PATIENCE_MS);
+    is(whole.map(faultOf), new Array(10).fill(null), 'faults of the datagrams');
+    is(Buffer.concat(whole.map((part) => part.subarray(l4 + 8))).equals(payload), true, 'their payload');
+  }
 });
 
 kernel(

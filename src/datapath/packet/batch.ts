@@ -40,6 +40,8 @@ export const GSO_NONE = 0;
 export const GSO_TCPV4 = 1;
 export const GSO_UDP = 3;
 export const GSO_TCPV6 = 4;
+/** Datagrams of one size in one frame, each with its own UDP header in the end (virtio 1.3). */
+export const GSO_UDP_L4 = 5;
 export const GSO_ECN = 0x80;
 
 export class PacketBatch {

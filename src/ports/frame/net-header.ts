@@ -14,6 +14,7 @@ import {
   GSO_NONE,
   GSO_TCPV4,
   GSO_TCPV6,
+  GSO_UDP_L4,
   type PacketBatch,
   VNET_DATA_VALID,
   VNET_NEEDS_CSUM,
@@ -23,12 +24,17 @@ const ECN = GSO_ECN;
 const NONE = GSO_NONE;
 const TCPV4 = GSO_TCPV4;
 const TCPV6 = GSO_TCPV6;
+const UDP_L4 = GSO_UDP_L4;
 const NEEDS_CSUM = VNET_NEEDS_CSUM;
 const DATA_VALID = VNET_DATA_VALID;
 
-/** Offset of the checksum in a TCP header. */
+/** Offset of the checksum in a TCP and a UDP header; length of the latter. */
 const TCP_CSUM = 16;
-/** Headers that `ipv6TcpStart` steps over, at most. */
+const UDP_CSUM = 6;
+const UDP_BYTES = 8;
+const IPPROTO_TCP = 6;
+const IPPROTO_UDP = 17;
+/** Headers that `ipv6Transport` steps over, at most. */
 const MAX_EXTENSIONS = 8;
 
 /** Bytes before the network header: 14 and up to two VLAN tags. */
@@ -42,11 +48,12 @@ export const ethernetBytes = (u8: Uint8Array, start: number): number => {
   return at + 2;
 };
 
-const ipv6TcpStart = (u8: Uint8Array, l3: number, end: number): number => {
+/** Where the header of `protocol` begins; 0: nowhere. */
+const ipv6Transport = (u8: Uint8Array, l3: number, end: number, protocol: number): number => {
   let next = u8[l3 + 6]!;
   let at = l3 + 40;
   for (let i = 0; i < MAX_EXTENSIONS; i++) {
-    if (next === 6) return at;
+    if (next === protocol) return at;
     // Hop-by-hop, routing, destination options (RFC 8200 section 4): same shape.
     if (next !== 0 && next !== 43 && next !== 60) return 0;
     if (at + 8 > end) return 0;
@@ -57,8 +64,8 @@ const ipv6TcpStart = (u8: Uint8Array, l3: number, end: number): number => {
 };
 
 /**
- * Length of all headers of a TCP GSO frame whose fields claim `type` and TCP at `csumStart`; 0 when the frame's own
- * headers, all of which must lie in the first `head` bytes, say otherwise.
+ * Length of all headers of a GSO frame whose fields claim `type` and its transport header at `csumStart`; 0 when the frame's
+ * own headers, all of which must lie in the first `head` bytes, say otherwise.
  */
 export const gsoHeaderLength = (
   u8: Uint8Array,
@@ -68,21 +75,23 @@ export const gsoHeaderLength = (
   csumStart: number,
 ): number => {
   const end = start + head;
-  if (csumStart + 20 > head) return 0;
+  const protocol = type === UDP_L4 ? IPPROTO_UDP : IPPROTO_TCP;
+  if (csumStart + (type === UDP_L4 ? UDP_BYTES : 20) > head) return 0;
   const ethernet = ethernetBytes(u8, start);
   const l3 = start + ethernet;
   const etherType = (u8[l3 - 2]! << 8) | u8[l3 - 1]!;
   let l4 = 0;
-  if (type === TCPV4) {
-    if (etherType !== 0x0800 || l3 + 20 > end || u8[l3]! >>> 4 !== 4 || u8[l3 + 9]! !== 6) return 0;
+  if (type === TCPV4 || (type === UDP_L4 && etherType === 0x0800)) {
+    if (etherType !== 0x0800 || l3 + 20 > end || u8[l3]! >>> 4 !== 4 || u8[l3 + 9]! !== protocol) return 0;
     const ihl = (u8[l3]! & 15) << 2;
     if (ihl < 20) return 0;
     l4 = l3 + ihl;
   } else {
     if (etherType !== 0x86dd || l3 + 40 > end || u8[l3]! >>> 4 !== 6) return 0;
-    l4 = ipv6TcpStart(u8, l3, end);
+    l4 = ipv6Transport(u8, l3, end, protocol);
   }
   if (l4 - start !== csumStart) return 0;
+  if (type === UDP_L4) return csumStart + UDP_BYTES;
   const tcp = (u8[l4 + 12]! >>> 4) << 2;
   const headers = csumStart + tcp;
   return tcp < 20 || headers > head ? 0 : headers;
@@ -107,7 +116,8 @@ export const takeOffload = (batch: PacketBatch, slot: number, at: number): boole
   if (gso !== NONE) {
     const type = gso & ~ECN;
     gsoSize = u16[word + 2]!;
-    if (flags === 0 || gsoSize === 0 || csumOffset !== TCP_CSUM || (type !== TCPV4 && type !== TCPV6)) return false;
+    if (gso !== UDP_L4 && type !== TCPV4 && type !== TCPV6) return false;
+    if (flags === 0 || gsoSize === 0 || csumOffset !== (gso === UDP_L4 ? UDP_CSUM : TCP_CSUM)) return false;
     headers = gsoHeaderLength(u8, batch.start[slot]!, batch.headLength[slot]!, type, csumStart);
     if (headers === 0) return false;
   }

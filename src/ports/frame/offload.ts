@@ -1,19 +1,20 @@
 // hot
 /**
- * What a guest that negotiated no offload gets instead: checksums computed, TCP GSO frames segmented, in software.
+ * What a guest that negotiated no offload gets instead: checksums computed, GSO frames segmented, in software.
  *
  * The frame is first brought together in private memory (one copy), so that what is summed is what is sent. Segments take
  * their headers from edited copies and their payload from there. Memory is a bump allocator that starts again after the
  * copies out of it have run.
  */
 import { address, mapAnonymous, release } from '#contract/os.ts';
-import { GSO_ECN, GSO_TCPV4, GSO_TCPV6, type PacketBatch } from '#datapath/packet/batch.ts';
+import { GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, type PacketBatch } from '#datapath/packet/batch.ts';
 import { fold, sumBytes, swap16 } from './checksum.ts';
 import { ethernetBytes, gsoHeaderLength } from './net-header.ts';
 
 const ECN = GSO_ECN;
 const TCPV4 = GSO_TCPV4;
 const TCPV6 = GSO_TCPV6;
+const UDP_L4 = GSO_UDP_L4;
 const checkSum = sumBytes;
 const foldSum = fold;
 const swap = swap16;
@@ -42,7 +43,9 @@ export class SoftwareOffload {
   mss = 0;
   segments = 0;
   #l3 = 0;
-  #tcp = 0;
+  /** IPv4. */
+  #four = false;
+  #l4 = 0;
   #type = 0;
   #next = 0;
 
@@ -120,15 +123,16 @@ export class SoftwareOffload {
 
   /** Reads the headers of the linear GSO frame. @returns false when it cannot be segmented. */
   prepare(gsoType: number, gsoSize: number, csumStart: number): boolean {
-    const type = gsoType & ~ECN;
-    if ((type !== TCPV4 && type !== TCPV6) || gsoSize === 0) return false;
+    const type = gsoType === UDP_L4 ? UDP_L4 : gsoType & ~ECN;
+    if ((type !== TCPV4 && type !== TCPV6 && type !== UDP_L4) || gsoSize === 0) return false;
     const head = this.length < 240 ? this.length : 240;
     const headers = gsoHeaderLength(this.u8, this.frame, head, type, csumStart);
     if (headers === 0) return false;
     const payload = this.length - headers;
     this.#type = type;
     this.#l3 = ethernetBytes(this.u8, this.frame);
-    this.#tcp = csumStart;
+    this.#four = this.u8[this.frame + this.#l3]! >>> 4 === 4;
+    this.#l4 = csumStart;
     this.headers = headers;
     this.mss = gsoSize;
     this.segments = payload <= gsoSize ? 1 : ((payload + gsoSize - 1) / gsoSize) | 0;
@@ -154,32 +158,38 @@ export class SoftwareOffload {
     u8.fill(0, vnet, at);
     u8.copyWithin(at, this.frame, this.frame + this.headers);
     const l3 = at + this.#l3;
-    const tcp = at + this.#tcp;
-    const tcpBytes = this.headers - this.#tcp + payload;
-    if (this.#type === TCPV4) this.#editIpv4(l3, tcp, this.headers - this.#l3 + payload, k);
+    const l4 = at + this.#l4;
+    const bytes = this.headers - this.#l4 + payload;
+    const udp = this.#type === UDP_L4;
+    if (this.#four) this.#editIpv4(l3, l4, this.headers - this.#l3 + payload, k);
     else put16(u8, l3 + 4, this.headers - this.#l3 - 40 + payload);
 
     const sequence = k * this.mss;
-    put32(u8, tcp + 4, get32(u8, tcp + 4) + sequence);
-    if (k < this.segments - 1) u8[tcp + 13]! &= ~TCP_FIN_PSH;
-    if (k > 0) u8[tcp + 13]! &= ~TCP_CWR;
-    u8[tcp + 16] = 0;
-    u8[tcp + 17] = 0;
-    const addresses = this.#type === TCPV4 ? l3 + 12 : l3 + 8;
-    let sum = checkSum(u8, this.u16, this.u32, addresses, this.#type === TCPV4 ? 8 : 32);
-    sum += swap(6) + swap(tcpBytes & 0xffff);
+    const field = udp ? l4 + 6 : l4 + 16;
+    if (udp) put16(u8, l4 + 4, bytes);
+    else {
+      put32(u8, l4 + 4, get32(u8, l4 + 4) + sequence);
+      if (k < this.segments - 1) u8[l4 + 13]! &= ~TCP_FIN_PSH;
+      if (k > 0) u8[l4 + 13]! &= ~TCP_CWR;
+    }
+    u8[field] = 0;
+    u8[field + 1] = 0;
+    let sum = checkSum(u8, this.u16, this.u32, this.#four ? l3 + 12 : l3 + 8, this.#four ? 8 : 32);
+    sum += swap(udp ? 17 : 6) + swap(bytes & 0xffff);
     if (partial) {
       const pseudo = foldSum(sum);
-      u8[tcp + 16] = pseudo & 0xff;
-      u8[tcp + 17] = pseudo >>> 8;
+      u8[field] = pseudo & 0xff;
+      u8[field + 1] = pseudo >>> 8;
       return vnet;
     }
-    sum += checkSum(u8, this.u16, this.u32, tcp, at + this.headers - tcp);
+    sum += checkSum(u8, this.u16, this.u32, l4, at + this.headers - l4);
     const data = checkSum(u8, this.u16, this.u32, this.frame + this.headers + sequence, payload);
-    // A TCP header has an even length: the payload's words start on a word of the checksum.
-    const value = ~foldSum(sum + data) & 0xffff;
-    u8[tcp + 16] = value & 0xff;
-    u8[tcp + 17] = value >>> 8;
+    // Both headers have an even length: the payload's words start on a word of the checksum.
+    let value = ~foldSum(sum + data) & 0xffff;
+    // 0 means "none" in UDP.
+    if (udp && value === 0) value = 0xffff;
+    u8[field] = value & 0xff;
+    u8[field + 1] = value >>> 8;
     return vnet;
   }
 
