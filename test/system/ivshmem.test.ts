@@ -277,7 +277,7 @@ test.serial('a wrong option is refused by name, and nothing is left of the port'
         ['options:size=16M', /option size of port bad is 16777216, but pool "br0", which other ports use, has 8388608/],
         ['options:size=9M', /not a power of two, which a PCI BAR must be; give 16M/],
         ['options:isolation=maybe', /option isolation is "maybe"; it takes none or copy/],
-        ['options:vector=2', /option vector of port bad is not known; known are path, size, vectors/],
+        ['options:vector=2', /option vector of port bad is not known; known are path, size, buffer-size, vectors/],
       ] as const) {
         const { code, stderr } = await add(option);
         t.not(code, 0, option);
