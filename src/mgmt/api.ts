@@ -14,6 +14,7 @@ import { configRoutes } from './routes/config.ts';
 import { daemonRoutes } from './routes/daemon.ts';
 import { datapathRoutes } from './routes/datapath.ts';
 import { openflowRoutes } from './routes/openflow.ts';
+import { tunnelRoutes } from './routes/tunnels.ts';
 import { validationError } from './validation-error.ts';
 
 export const PROTOBUF = 'application/x-protobuf';
@@ -24,6 +25,7 @@ export const ROUTES: readonly Route[] = [
   ...configRoutes,
   ...bridgeRoutes,
   ...openflowRoutes,
+  ...tunnelRoutes,
   ...datapathRoutes,
 ];
 

@@ -36,6 +36,9 @@ export const CONSTRAINTS: Readonly<Record<string, object>> = {
   'GroupMod.command': words('add', 'modify', 'add_or_modify', 'delete', 'insert_buckets', 'remove_buckets'),
   'GroupMod.group': { maxLength: MAX_TEXT },
   'GroupMods.mods': { maxItems: MAX_MODS },
+  'TunnelRoute.prefix': { minLength: 1, maxLength: 63 },
+  'TunnelRoute.device': name,
+  'TunnelNeighbour.ip': { minLength: 1, maxLength: 63 },
   'TraceRequest.bridge': { maxLength: 63 },
   'TraceRequest.flow': { minLength: 1, maxLength: MAX_TEXT },
 };
@@ -52,4 +55,6 @@ export const REQUIRED: Readonly<Record<string, readonly string[]>> = {
   GroupMod: ['command'],
   GroupMods: ['mods'],
   TraceRequest: ['flow'],
+  TunnelRoute: ['prefix', 'device'],
+  TunnelNeighbour: ['ip', 'mac', 'bridge'],
 };

@@ -197,6 +197,38 @@ export interface SwitchApi {
   datapathFlows(): readonly DatapathFlowView[];
   /** hit, missed and lost lookups over all workers (dpctl/show). */
   datapathLookups(): { hit: number; missed: number; lost: number; flows: number };
+  /** ovs/route, tnl/neigh and tnl/ports of ovs-appctl(8). */
+  readonly tunnels: TunnelApi;
   /** Deletes all megaflows; they come back by upcalls (dpctl/del-flows, revalidator/purge). */
   flushDatapathFlows(): Promise<void>;
+}
+
+export interface NeighbourView {
+  readonly ip: string;
+  readonly mac: string;
+  readonly bridge: string;
+}
+
+export interface ListenerView {
+  readonly name: string;
+  readonly port: number;
+  /** Tunnel ports that share it. */
+  readonly users: number;
+  /** What is taken for it: `dst=10.0.0.1,proto=17,dst_port=4789`, one for each address. */
+  readonly matches: readonly string[];
+}
+
+/** The networks under the tunnels. @throws RequestError for texts that do not parse. */
+export interface TunnelApi {
+  /** Lines of ovs/route/show. */
+  routes(): readonly string[];
+  /** @param prefix `10.0.0.0/24`; @param gateway, source empty: none. */
+  addRoute(prefix: string, device: string, gateway: string, source: string): Promise<void>;
+  deleteRoute(prefix: string): Promise<void>;
+  /** `src …, gateway …, dev …` as ovs/route/lookup. */
+  lookupRoute(address: string): string;
+  neighbours(): readonly NeighbourView[];
+  setNeighbour(bridge: string, ip: string, mac: string): Promise<void>;
+  flushNeighbours(): Promise<void>;
+  listeners(): readonly ListenerView[];
 }

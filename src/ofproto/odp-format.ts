@@ -4,13 +4,15 @@
  * Values are printed under their masks, since a megaflow holds no other bits of the packet that made it.
  */
 import {
+  ACTION_CLONE,
   ACTION_DEC_TTL,
   ACTION_DROP,
   ACTION_OUTPUT,
   ACTION_POP_VLAN,
   ACTION_PUSH_VLAN,
   ACTION_SET,
-  ACTION_WORDS,
+  ACTION_TNL_POP,
+  ACTION_TNL_PUSH,
 } from '#contract/actions.ts';
 import {
   ETH_ARP,
@@ -28,6 +30,7 @@ import { formatIpv4, formatIpv6, formatMac, formatTcpFlags } from './field-forma
 import { fragWords } from './field-parse.ts';
 import { fieldOf } from './fields.ts';
 import { OF_KEY_WORDS, readField } from './key.ts';
+import { formatPush, formatTunnel } from './odp-tunnel.ts';
 import { hex } from './text.ts';
 
 /** Key and mask of a megaflow, KEY_WORDS each. */
@@ -120,8 +123,13 @@ function wide(words: Uint32Array): Uint32Array {
 /** `recirc_id(0),in_port(1),packet_type(ns=0,id=0),eth(…),eth_type(0x0800),ipv4(…)` */
 export function formatOdpKey(flow: OdpFlow, options: OdpOptions = {}): string {
   const { key, mask } = flow;
-  const head = [`recirc_id(${hex(key[1]!)})`, `in_port(${portText(key[0]!, options)})`, 'packet_type(ns=0,id=0)'];
   const fields = row(key, mask);
+  const head = [
+    `recirc_id(${hex(key[1]!)})`,
+    ...formatTunnel(fields.value, fields.mask),
+    `in_port(${portText(key[0]!, options)})`,
+    'packet_type(ns=0,id=0)',
+  ];
   const outer = formatGroup('eth', ETH, fields);
   return [...head, ...outer, ...formatTags(key, mask, formatPayload(fields))].join(',');
 }
@@ -197,16 +205,27 @@ export function formatOdpActions(program: ArrayLike<number>, flow: OdpFlow, opti
   };
   for (let at = 0; at < program.length; ) {
     const op = program[at]! >>> 16;
+    const size = program[at]! & 0xffff;
     const operand = program[at + 1]!;
     if (op === ACTION_SET) {
       const mask = program[at + 3]!;
       sets.value[operand] = ((sets.value[operand]! & ~mask) | program[at + 2]!) >>> 0;
       sets.mask[operand] = (sets.mask[operand]! | mask) >>> 0;
+    } else if (op === ACTION_CLONE) {
+      flush();
+      const part = Array.prototype.slice.call(program, at + 2, at + 2 + operand) as number[];
+      const text = formatOdpActions(part, flow, options);
+      at += operand;
+      // The last part needs no copy, and is told without.
+      out.push(at + size < program.length ? `clone(${text})` : text);
+    } else if (op === ACTION_TNL_PUSH) {
+      flush();
+      out.push(formatPush(program, at, (port) => portText(port, options)));
     } else {
       flush();
       out.push(formatOdpAction(op, operand, options));
     }
-    at += ACTION_WORDS[op] || program.length;
+    at += size || program.length;
   }
   flush();
   return out.join(',') || 'drop';
@@ -226,6 +245,8 @@ function formatOdpAction(op: number, operand: number, options: OdpOptions): stri
       return 'pop_vlan';
     case ACTION_DEC_TTL:
       return 'dec_ttl';
+    case ACTION_TNL_POP:
+      return `tnl_pop(${portText(operand, options)})`;
     default:
       return `unknown(${op})`;
   }

@@ -52,7 +52,7 @@ export class Switch implements SwitchApi, BridgeContext {
   readonly bridges = new Map<string, Bridge>();
   readonly revalidator: Revalidator;
   readonly translator = new Translator();
-  readonly overlay: Overlay;
+  readonly tunnels: Overlay;
   readonly #datapath: Datapath;
   readonly #now: () => number;
   readonly #onError: (error: unknown) => void;
@@ -78,7 +78,7 @@ export class Switch implements SwitchApi, BridgeContext {
     this.#adoptAfterMs = options.adoptAfterMs ?? ADOPT_AFTER_MS;
     this.#localDevices = options.localDevices ?? false;
     this.revalidator = new Revalidator(datapath, this.translator, this.#now);
-    this.overlay = new Overlay({
+    this.tunnels = new Overlay({
       datapath,
       bridges: this.bridges,
       revalidator: this.revalidator,
@@ -132,7 +132,7 @@ export class Switch implements SwitchApi, BridgeContext {
   #answer({ inPort, key, frame }: Upcall): UpcallAnswer {
     if (this.#found.length > 0) return UNANSWERED;
     this.#upcalls++;
-    const at = this.#byDpPort[inPort] ?? this.overlay.virtual.receiver(inPort, key);
+    const at = this.#byDpPort[inPort] ?? this.tunnels.virtual.receiver(inPort, key);
     if (at === undefined) return { actions: NO_SUCH_PORT };
     const { bridge, port } = at;
     const { revalidator, translator } = this;
@@ -155,7 +155,7 @@ export class Switch implements SwitchApi, BridgeContext {
       if (use.port !== undefined) use.bridge.macs.learn(use.key, use.vlan, use.mac, use.port, now);
     revalidator.creditTo({ credits, macs: [] }, 1, frame.length, now);
     revalidator.followMacs();
-    this.overlay.underlay.ask();
+    this.tunnels.underlay.ask();
     return { actions };
   }
 
@@ -193,7 +193,7 @@ export class Switch implements SwitchApi, BridgeContext {
 
   /** Makes ports again that a new data plane does not know. */
   async #putBack(ports: readonly OfPort[]): Promise<void> {
-    await this.overlay.virtual.connected();
+    await this.tunnels.virtual.connected();
     for (const port of ports) {
       const bridge = [...this.bridges.values()].find((each) => each.findPort(port.name) === port);
       if (bridge === undefined) continue;
@@ -239,7 +239,7 @@ export class Switch implements SwitchApi, BridgeContext {
     this.#found = [];
     for (const flow of found) {
       const inPort = flow.key[W_IN_PORT]!;
-      const at = this.#byDpPort[inPort] ?? this.overlay.virtual.receiver(inPort, flow.key);
+      const at = this.#byDpPort[inPort] ?? this.tunnels.virtual.receiver(inPort, flow.key);
       if (at === undefined) this.#datapath.deleteFlow(flow.id);
       else this.revalidator.adopt(at.bridge, at.port.ofport, flow);
     }
@@ -316,7 +316,7 @@ export class Switch implements SwitchApi, BridgeContext {
     // Taken before the data plane answers, so that two requests cannot get the same name or number.
     bridge.attach(port);
     try {
-      if (isVirtual(spec.type)) await this.overlay.virtual.add(bridge, port);
+      if (isVirtual(spec.type)) await this.tunnels.virtual.add(bridge, port);
       else this.#join(bridge, port, await this.#makePort(spec));
     } catch (error) {
       bridge.detach(port);
@@ -329,8 +329,8 @@ export class Switch implements SwitchApi, BridgeContext {
 
   /** The datapath port of this name where the data plane has one already, else a new one. */
   #portsChanged(bridge: Bridge, ...types: string[]): void {
-    if (types.some(isVirtual)) this.overlay.changed();
-    else this.overlay.virtual.resolve();
+    if (types.some(isVirtual)) this.tunnels.changed();
+    else this.tunnels.virtual.resolve();
     this.revalidator.bridgeChanged(bridge);
   }
 
@@ -385,11 +385,11 @@ export class Switch implements SwitchApi, BridgeContext {
     if (before.type === spec.type && sameConfig(datapathConfig(before), datapathConfig(spec))) return;
     const old = port.dpPort;
     this.revalidator.deleteOf(bridge, port.ofport);
-    if (isVirtual(before.type)) await this.overlay.virtual.remove(port);
+    if (isVirtual(before.type)) await this.tunnels.virtual.remove(port);
     else await this.#dropDatapathPort(port, old);
     port.datapath = undefined;
     port.configure(spec);
-    if (isVirtual(spec.type)) await this.overlay.virtual.add(bridge, port);
+    if (isVirtual(spec.type)) await this.tunnels.virtual.add(bridge, port);
     else this.#join(bridge, port, await this.#makePort(spec));
   }
 
@@ -414,7 +414,7 @@ export class Switch implements SwitchApi, BridgeContext {
     bridge.detach(port);
     this.revalidator.deleteOf(bridge, port.ofport);
     const virtual = isVirtual(port.spec.type);
-    if (virtual) await this.overlay.virtual.remove(port);
+    if (virtual) await this.tunnels.virtual.remove(port);
     else this.#byDpPort[dpPort] = undefined;
     port.dpPort = 0;
     this.#portsChanged(bridge, port.spec.type);
@@ -469,7 +469,7 @@ export class Switch implements SwitchApi, BridgeContext {
       const crowded = this.revalidator.megaflows.size >= this.#flowLimit;
       await this.revalidator.tick(crowded ? CROWDED_IDLE_MS : this.#maxIdleMs);
       for (const bridge of this.bridges.values()) await bridge.expire();
-      await this.overlay.tick();
+      await this.tunnels.tick();
     } finally {
       this.#ticking = false;
     }

@@ -12,6 +12,7 @@ import {
   type PortView,
   RequestError,
   type SwitchApi,
+  type TunnelApi,
 } from '#ofproto/api.ts';
 import type { Datapath, DatapathPort, PortStatistics } from '#ofproto/datapath.ts';
 import { parseFlowFilter, parseFlowMod } from '#ofproto/flow-parse.ts';
@@ -262,6 +263,16 @@ export class FakeDatapath implements Datapath {
 export class FakeSwitch implements SwitchApi {
   readonly bridges = new Map<string, FakeBridge>();
   readonly datapath: FakeDatapath;
+  readonly tunnels: TunnelApi = {
+    routes: () => ['User: 10.0.0.0/24 dev br0 SRC 10.0.0.1'],
+    addRoute: async (...words) => void this.calls.push(`addRoute ${words.join(' ')}`),
+    deleteRoute: async (prefix) => void this.calls.push(`deleteRoute ${prefix}`),
+    lookupRoute: () => 'src 10.0.0.1\ndev br0',
+    neighbours: () => [{ ip: '10.0.0.2', mac: '02:00:00:00:00:02', bridge: 'br0' }],
+    setNeighbour: async (...words) => void this.calls.push(`setNeighbour ${words.join(' ')}`),
+    flushNeighbours: async () => void this.calls.push('flushNeighbours'),
+    listeners: () => [{ name: 'vxlan_sys_4789', port: 3, users: 2, matches: ['dst=10.0.0.1,proto=17,dst_port=4789'] }],
+  };
   /** Calls that changed something, in their order. */
   readonly calls: string[] = [];
 

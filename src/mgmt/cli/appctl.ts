@@ -4,6 +4,7 @@ import type { AppCommand, AppContext } from './appctl/context.ts';
 import { ServerError } from './appctl/context.ts';
 import { datapathCommands } from './appctl/datapath.ts';
 import { ofprotoCommands } from './appctl/ofproto.ts';
+import { tunnelCommands } from './appctl/tunnels.ts';
 import { ApiError, Fatal, segment } from './client.ts';
 import { COMMON_OPTIONS, clientFor, Output, parseOptions } from './options.ts';
 import { run, versionLine } from './run.ts';
@@ -12,6 +13,7 @@ import { version } from './version.ts';
 const COMMANDS: Readonly<Record<string, AppCommand>> = {
   ...datapathCommands,
   ...ofprotoCommands,
+  ...tunnelCommands,
   'list-commands': {
     least: 0,
     most: 0,
