@@ -2,7 +2,7 @@
  * Network namespaces for tests of kernel ports: one for the switch, others as hosts, joined by veth pairs. Names hold the pid
  * of the test, and everything goes with `close`. Needs root.
  */
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { Child, type RunResult, run, runOk, until, which } from './process.ts';
 
 const STEP_MS = 60_000;
@@ -13,6 +13,7 @@ export function netnsMissing(...programs: string[]): string {
   if (process.getuid?.() !== 0) return 'needs root';
   const missing = ['ip', ...programs].filter((program) => which(program) === undefined);
   if (missing.length > 0) return `needs ${missing.join(', ')}`;
+  if (!existsSync('/dev/net/tun')) return 'needs /dev/net/tun';
   const caps = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? '0';
   // CAP_NET_ADMIN, CAP_NET_RAW and CAP_SYS_ADMIN.
   const needed = (1n << 12n) | (1n << 13n) | (1n << 21n);
@@ -81,10 +82,10 @@ export class NetnsLab {
     await this.ip(host, 'link', 'set', 'eth0', 'up');
   }
 
-  /** Pings by busybox, one a second. */
-  async ping(from: string, to: string, count = 1, bytes = 56): Promise<Pings> {
+  /** Pings by busybox, one a second; `wait` seconds for the last answer. */
+  async ping(from: string, to: string, count = 1, bytes = 56, wait = 5): Promise<Pings> {
     const six = to.includes(':') ? 'ping6' : 'ping';
-    const args = ['-c', String(count), '-W', '5', '-s', String(bytes), to];
+    const args = ['-c', String(count), '-W', String(wait), '-s', String(bytes), to];
     const { stdout } = await this.tryExec(from, 'busybox', six, ...args);
     const found = /(\d+) packets transmitted, (\d+) packets received/.exec(stdout);
     return { sent: Number(found?.[1] ?? 0), received: Number(found?.[2] ?? 0) };
