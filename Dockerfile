@@ -23,7 +23,6 @@ RUN if [ -n "$PACKAGES" ]; then \
 COPY --from=build /opt/ringway /opt/ringway
 # Sockets of shared-memory ports need no rights. Kernel ports do: --user root --cap-add NET_ADMIN --cap-add NET_RAW.
 USER 1000:1000
-VOLUME ["/run/ringway", "/var/lib/ringway"]
 ENV RINGWAY_RUNDIR=/run/ringway \
     PATH=/opt/ringway/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s \

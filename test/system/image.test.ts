@@ -5,10 +5,11 @@
 import { chmodSync, copyFileSync, cpSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import test from 'ava';
+import test, { type ExecutionContext } from 'ava';
 import { PATIENCE_MS } from '../support/datapath.ts';
 import { DockerDaemon, whyNoDocker } from '../support/docker.ts';
 import { run, runOk, until, which } from '../support/process.ts';
+import { withSwitch } from '../support/switch.ts';
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 const why = (await whyNoDocker({ layers: true })) || (which('docker-compose') ? '' : 'needs docker-compose');
@@ -53,6 +54,42 @@ async function makeBase(root: string): Promise<void> {
     'npm',
     'cp -r /usr/local/share/modules node_modules; mkdir native/build; cp /usr/local/share/*.node native/build/',
   );
+}
+
+/** rw-docker gives two containers a port each of a switch on the host. */
+async function handOver(t: ExecutionContext, daemon: DockerDaemon): Promise<void> {
+  await withSwitch([], async (sw) => {
+    await sw.vsctl('add-br', 'br0');
+    const rwDocker = (...args: string[]) =>
+      run(join(ROOT, 'bin/rw-docker'), ['--rundir', sw.rundir, ...args], {
+        env: daemon.env,
+        timeoutMs: 2 * PATIENCE_MS,
+      });
+    const guest = (ip: string, peer: string): string[] => {
+      const program = ['ringway', '/opt/ringway/demo/container.ts', '--ip', ip, '--peer', peer];
+      return ['--network', 'none', '--entrypoint', 'node', ...program];
+    };
+    const user = ['--uid', '1000', '--gid', '1000', '--'];
+    const first = await rwDocker(
+      'run',
+      '--name',
+      'p1',
+      ...user,
+      '-d',
+      '--name',
+      'guest1',
+      ...guest('10.1.0.1', '10.1.0.2'),
+    );
+    t.is(first.code, 0, first.stderr);
+    await sw.linkUp('p1');
+    const second = ['--rm', ...guest('10.1.0.2', '10.1.0.1'), '--seconds', '5'];
+    const { code, stdout, stderr } = await rwDocker('run', '--name', 'p2', ...user, ...second);
+    t.is(code, 0, stderr);
+    t.regex(stdout, /[1-9]\d* pings answered, round trip/);
+    t.is((await sw.vsctl('list-ports', 'br0')).trim(), 'p1');
+    await daemon.docker('rm', '--force', 'guest1');
+    t.is((await rwDocker('rm', 'p1')).code, 0);
+  });
 }
 
 maybe(
@@ -104,6 +141,7 @@ maybe(
       } finally {
         await compose('down', '--volumes', '--timeout', '2');
       }
+      await handOver(t, daemon);
       t.is((await daemon.docker('ps', '-aq')).trim(), '');
       t.is((await daemon.docker('volume', 'ls', '-q')).trim(), '');
     } finally {
