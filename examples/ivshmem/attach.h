@@ -38,13 +38,20 @@ static inline int find_device(char bdf[32]) {
   return found;
 }
 
+/* The switch's port that `where` names, or NULL. */
+static inline const char *port_named(const char *where) {
+  const char *comma = strncmp(where, "socket:", 7) == 0 ? NULL : strchr(where, ',');
+  return comma ? comma + 1 : NULL;
+}
+
 /* Attaches to and joins what `where` names. 0 or -errno. */
 static inline int attach_and_join(const char *where, struct rwi_device *device, struct rwi_port *port, const char *name) {
   char text[256], bdf[32];
   int error = -EINVAL;
+  if (strlen(where) >= sizeof text) return -ENAMETOOLONG;
   snprintf(text, sizeof text, "%s", where);
-  char *port_name = strncmp(text, "socket:", 7) == 0 ? NULL : strchr(text, ',');
-  if (port_name) *port_name++ = 0;
+  const char *port_name = port_named(where);
+  if (port_name) text[strlen(text) - strlen(port_name) - 1] = 0;
   rwi_device_clear(device);
   if (strncmp(text, "socket:", 7) == 0) {
     error = rwi_attach_socket(device, text + 7);
@@ -73,8 +80,12 @@ static inline void must_attach(const char *where, struct rwi_device *device, str
 /* After -ESTALE or -EPIPE: joins anew or, where the switch itself went away, attaches anew, for as long as it takes. */
 static inline void attach_again(const char *where, struct rwi_device *device, struct rwi_port *port, const char *name) {
   int gone = device->way == RWI_SOCKET && rwi_server_news(device) < 0;
-  if (!gone && rwi_join(port, device, NULL, name, 1000) == 0) return;
-  if (device->way == RWI_VFIO || device->way == RWI_SYSFS) return; /* The memory of a device stays what it was. */
+  /* The memory of a device stays what it was: there is nothing to attach anew. */
+  int fixed = device->way == RWI_VFIO || device->way == RWI_SYSFS;
+  while (!gone) {
+    if (rwi_join(port, device, port_named(where), name, 1000) == 0) return;
+    if (!fixed) break;
+  }
   rwi_detach(device);
   while (attach_and_join(where, device, port, name) < 0) rwi_nap(100000);
 }

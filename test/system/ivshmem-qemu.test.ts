@@ -209,8 +209,24 @@ maybe(
     t.is(new Set(slots).size, 1);
     await lab.echoInGuest(where, 'vm');
     t.regex(await lab.exchangeFromHost(200, 3000), all(200));
-    // With the guest gone nobody holds anything.
-    await lab.guest.stop();
+    await lab.stopEchoInGuest();
+    // The next program finds what this one left, and leaves nothing.
+    await lab.guest.run(`rwi info ${where}`);
     await lab.noneHeld();
+  },
+);
+
+maybe(
+  'a guest with ivshmem-plain goes on when the data plane was killed: the next one uses the same file',
+  async (t) => {
+    t.timeout(240_000);
+    await lab.towards('plain');
+    await lab.echoInGuest(`pci:${lab.plain},plain`, 'plain');
+    t.regex(await lab.exchangeFromHost(100, 64), all(100));
+    const pid = lab.sw.datapathPid;
+    process.kill(pid, 'SIGKILL');
+    await until('another data plane', () => lab.sw.datapathPid !== pid && lab.sw.datapathPid > 0, PATIENCE_MS);
+    await lab.sw.linkUp('plain');
+    t.regex(await lab.exchangeFromHost(100, 1500), all(100));
   },
 );

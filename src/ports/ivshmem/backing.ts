@@ -76,7 +76,7 @@ export function fileBacking(settings: FileSettings, size: number, ours: (start: 
       `option size is ${size}; the pages of ${dirname(path)} have ${page} bytes: give a multiple of them`,
     );
   reuseOrRemove(path, size, ours);
-  const fd = openLocked(path);
+  const { fd, lock } = openLocked(path);
   const { ino: inode } = fstatSync(fd);
   const backing: Backing = {
     fd,
@@ -91,6 +91,7 @@ export function fileBacking(settings: FileSettings, size: number, ours: (start: 
       // The lock lasts until the file has gone: nobody can take it over in between.
       if (lstatSync(path, { throwIfNoEntry: false })?.ino === inode) unlinkSync(path);
       close(fd);
+      close(lock);
     },
   };
   try {
@@ -140,19 +141,24 @@ function startsAsPool(path: string, about: Stats, ours: (start: ArrayBuffer) => 
   }
 }
 
-function openLocked(path: string): number {
+/**
+ * The file, and its lock: another open file, since clients are given the first, and a lock lasts until all descriptors of its
+ * open file are closed (flock(2)). A virtual machine may keep them for longer than the switch lives.
+ */
+function openLocked(path: string): { fd: number; lock: number } {
   // lockFile would follow a link that somebody put there.
   const { O_RDWR, O_CREAT, O_NOFOLLOW } = constants;
-  let first: number;
+  let fd: number;
   try {
-    first = openSync(path, O_RDWR | O_CREAT | O_NOFOLLOW, DEFAULT_MODE);
+    fd = openSync(path, O_RDWR | O_CREAT | O_NOFOLLOW, DEFAULT_MODE);
   } catch (error) {
     throw new Error(`option backing-path: ${(error as Error).message}; choose another path`);
   }
   try {
-    return lockOf(`/proc/self/fd/${first}`, path);
-  } finally {
-    closeSync(first);
+    return { fd, lock: lockOf(`/proc/self/fd/${fd}`, path) };
+  } catch (error) {
+    closeSync(fd);
+    throw error;
   }
 }
 
