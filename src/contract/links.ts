@@ -5,7 +5,6 @@
  * Every step may be repeated: what is there already is left, what is gone already is no error.
  */
 import { execFile } from 'node:child_process';
-import { existsSync } from 'node:fs';
 
 /** Longest name of a network device in bytes (IFNAMSIZ less its NUL). */
 export const DEVICE_NAME_MAX = 15;
@@ -54,7 +53,7 @@ export interface DeviceState {
 }
 
 export interface Links {
-  exists(name: string): boolean;
+  exists(name: string): Promise<boolean>;
   /** Makes a pair with its host end up, unless the host end is there. @throws Error with ip's own words. */
   addVeth(pair: VethPair): Promise<void>;
   /** Deletes a device, and with one end of a pair the other. */
@@ -80,12 +79,13 @@ export class IpLinks implements Links {
     this.#netns = netns;
   }
 
-  exists(name: string): boolean {
-    return existsSync(`/sys/class/net/${name}`);
+  /** By ip(8): /sys may be that of another namespace. */
+  async exists(name: string): Promise<boolean> {
+    return (await this.show(name)) !== undefined;
   }
 
   async addVeth({ host, peer, mac, mtu, alias }: VethPair): Promise<void> {
-    if (!this.exists(host)) {
+    if (!(await this.exists(host))) {
       const address = mac === '' ? [] : ['address', mac];
       const end = ['mtu', String(mtu)];
       await this.ip(['link', 'add', host, ...end, 'type', 'veth', 'peer', 'name', peer, ...address, ...end]);

@@ -124,9 +124,9 @@ async function main(): Promise<void> {
 
   const docker = new DockerPlugin(new DockerDriver({ manager, links: new IpLinks(), log }), log);
   const followOptions = async (otherConfig: Readonly<Record<string, string>>): Promise<void> => {
-    await docker.listen(pluginSocket(otherConfig, settings.docker));
+    const fresh = await docker.listen(pluginSocket(otherConfig, settings.docker));
     // What it changes comes after the change that is being made.
-    void docker.recover();
+    if (fresh) void docker.recover();
   };
 
   let stopping = false;

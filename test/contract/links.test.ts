@@ -32,11 +32,11 @@ maybe(`a veth pair is made once, found by its alias, configured, moved and remov
     const pair = { host, peer, mac: '02:00:00:00:00:42', mtu: 1400, alias };
     await links.addVeth(pair);
     await links.addVeth(pair);
-    t.true(links.exists(host));
+    t.true(await links.exists(host));
     t.deepEqual(await links.list(alias), [host]);
     t.deepEqual(await links.list('another'), []);
     await links.move(peer, path, 'eth0');
-    t.false(links.exists(peer));
+    t.false(await links.exists(peer));
     const inside = new IpLinks(path);
     const settings = {
       addresses: ['10.9.8.7/24', 'fd00:98::7/64'],
@@ -58,7 +58,7 @@ maybe(`a veth pair is made once, found by its alias, configured, moved and remov
     t.is(await inside.show('eth9'), undefined);
     await links.remove(host);
     await links.remove(host);
-    t.false(links.exists(host));
+    t.false(await links.exists(host));
     t.is(await inside.show('eth0'), undefined);
   } finally {
     await links.remove(host);
@@ -71,6 +71,6 @@ maybe(`what the kernel refuses is told in its words, and leaves no device${need}
   const host = `rwtl${process.pid % 1e6}x`;
   const pair = { host, peer: 'a-name-that-is-too-long', mac: '', mtu: 1500, alias: 'x' };
   await t.throwsAsync(links.addVeth(pair), { message: /^ip link add .*not a valid ifname/ });
-  t.false(links.exists(host));
+  t.false(await links.exists(host));
   await t.throwsAsync(links.configure(host, { addresses: [], mtu: 0 }), { message: /Cannot find device/ });
 });

@@ -350,7 +350,7 @@ export class DockerDriver {
       const endpoints = allEndpoints(this.#model);
       const networks = new Set(allNetworks(this.#model).map(({ id }) => id));
       for (const { bridge, port, network } of endpoints) {
-        if (this.#links.exists(port.name) && networks.has(network)) continue;
+        if (networks.has(network) && (await this.#links.exists(port.name))) continue;
         this.#log.info({ port: port.name }, 'container of a Docker endpoint is gone');
         await this.#manager.transact([{ kind: 'DeletePort', bridge, name: port.name }]);
       }

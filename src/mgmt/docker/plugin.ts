@@ -93,11 +93,14 @@ export class DockerPlugin {
     this.#log = log;
   }
 
-  /** Listens at `path`, or nowhere for an empty one. @throws Error that names the path; the plugin is off then. */
-  async listen(path: string): Promise<void> {
-    if (path === this.socketPath) return;
+  /**
+   * Listens at `path`, or nowhere for an empty one. @returns whether it listens there only now.
+   * @throws Error that names the path; the plugin is off then.
+   */
+  async listen(path: string): Promise<boolean> {
+    if (path === this.socketPath) return false;
     await this.close();
-    if (path === '') return;
+    if (path === '') return false;
     await mkdir(dirname(path), { recursive: true });
     removeStale(path);
     const app = buildPlugin(this.#driver, this.#log);
@@ -117,11 +120,11 @@ export class DockerPlugin {
     }
     this.#app = app;
     this.socketPath = path;
+    return true;
   }
 
   /** Takes away what crashes left; to be called when the stored configuration is in force. */
   async recover(): Promise<void> {
-    if (this.socketPath === '') return;
     await this.#driver
       .recover()
       .catch((error: unknown) => this.#log.error({ error }, 'what a crash left of Docker endpoints stays'));

@@ -5,7 +5,7 @@ export class FakeLinks implements Links {
   readonly pairs = new Map<string, VethPair>();
   failure: Error | undefined;
 
-  exists(name: string): boolean {
+  async exists(name: string): Promise<boolean> {
     return this.pairs.has(name);
   }
 

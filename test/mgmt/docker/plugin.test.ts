@@ -45,7 +45,9 @@ test('the configuration switches the plugin on and off, and refuses a socket tha
   const harness = await startHarness();
   const { manager, rundir } = harness;
   const plugin = new DockerPlugin({ recover: async () => {} } as never, quiet);
-  manager.onOptions = (options) => plugin.listen(pluginSocket(options, false));
+  manager.onOptions = async (options) => {
+    await plugin.listen(pluginSocket(options, false));
+  };
   const set = (otherConfig: Record<string, string>): Promise<number> =>
     manager.transact([{ kind: 'SetSwitch', record: { ...manager.model.switch, otherConfig } }]);
   try {

@@ -191,7 +191,7 @@ export class Attachments {
 
   async #clear(attachment: Attachment): Promise<void> {
     const name = this.portName(attachment);
-    if (this.#links.exists(name)) await this.#links.remove(name);
+    if (this.#config.portType === 'veth') await this.#links.remove(name);
     const ports = await this.#ports();
     const found = ports.find(({ spec }) => spec.name === name);
     if (found) await this.#deletePort(found);
