@@ -3,7 +3,9 @@ import test from 'ava';
 import { W_IN_PORT, W_TUN_DST, W_TUN_ID, W_TUN_MISC, W_TUN_SRC } from '#contract/flow-key.ts';
 import type { PortSpec } from '#ofproto/api.ts';
 import { formatIp, parseIp } from '#ofproto/ip-address.ts';
+import { OF_KEY_WORDS } from '#ofproto/key.ts';
 import { localPort } from '#ofproto/local.ts';
+import { formatTunnel } from '#ofproto/odp-tunnel.ts';
 import { Overlay } from '#ofproto/overlay.ts';
 import { outputTunnel } from '#ofproto/translate-tunnel.ts';
 import { fitOf, parseTunnel } from '#ofproto/tunnel.ts';
@@ -263,6 +265,17 @@ test('neighbours age, and are asked for again before that', (t) => {
   now = 9_950_000;
   t.false(table.expire().gone);
   t.false(table.learn('br0', ip, 8), 'one that a user set stays');
+});
+
+test('what a tunnel says is told in the terms of the datapath', (t) => {
+  const key = new Uint32Array(OF_KEY_WORDS);
+  const mask = new Uint32Array(OF_KEY_WORDS);
+  t.deepEqual(formatTunnel(key, mask), []);
+  key.set([0xfd000000, 0, 0, 1, 0xfd000000, 0, 0, 2], W_TUN_SRC + 2);
+  mask.fill(0xffffffff, W_TUN_SRC + 2, W_TUN_SRC + 10);
+  key[W_TUN_MISC] = (4 << 24) | (9 << 16) | 6;
+  mask[W_TUN_MISC] = 0xffff000e;
+  t.deepEqual(formatTunnel(key, mask), ['tunnel(ipv6_src=fd00::1,ipv6_dst=fd00::2,tos=0x4,ttl=9,flags(+df+csum-key))']);
 });
 
 test('a neighbour solicitation is sound', (t) => {
