@@ -44,8 +44,8 @@ export class ChainWalker {
   count = 0;
   /** Bytes of the chain walked last; at most 2^31 - 1. */
   bytes = 0;
-  /** Address of the range that `#add` and `#region` look at. */
-  readonly #at = new Float64Array(1);
+  /** Address of the range that `add` and `region` look at. */
+  protected readonly at = new Float64Array(1);
 
   constructor(memory: GuestMemory) {
     this.memory = memory;
@@ -71,13 +71,13 @@ export class ChainWalker {
       const length = desc[d + 2]!;
       const last = desc[d + 3]!;
       const flags = last & 0xffff;
-      this.#at[0] = high * 4294967296 + low;
+      this.at[0] = high * 4294967296 + low;
       if ((flags & INDIRECT) !== 0) {
         if ((flags & NEXT) !== 0) return BAD;
         return this.#walkIndirect(length, direction);
       }
       if ((flags & WRITE) !== direction) return BAD;
-      const result = this.#add(length > 0x3fffffff ? 0x3fffffff : length);
+      const result = this.add(length > 0x3fffffff ? 0x3fffffff : length);
       if (result !== OK) return result;
       if ((flags & NEXT) === 0) return OK;
       at = last >>> 16;
@@ -86,13 +86,13 @@ export class ChainWalker {
     return LOOP;
   }
 
-  /** The table's address is in #at. Section 2.7.5.3: no nesting, indices within the table, whole descriptors. */
+  /** The table's address is in `at`. Section 2.7.5.3: no nesting, indices within the table, whole descriptors. */
   #walkIndirect(tableBytes: number, direction: number): number {
     const entries = tableBytes >>> 4;
     if (entries === 0 || entries > PIECES || (tableBytes & 15) !== 0) return BAD;
-    const region = this.#region();
+    const region = this.region();
     if (region < 0) return BAD;
-    const start = this.#at[0]!;
+    const start = this.at[0]!;
     const offset = start - this.memory.table[region * STRIDE + START]!;
     if (start + tableBytes > this.memory.table[region * STRIDE + END]! || offset % 4 !== 0) return BAD;
     const words = this.memory.u32[region]!;
@@ -106,8 +106,8 @@ export class ChainWalker {
       const last = words[d + 3]!;
       const flags = last & 0xffff;
       if ((flags & INDIRECT) !== 0 || (flags & WRITE) !== direction) return BAD;
-      this.#at[0] = high * 4294967296 + low;
-      const result = this.#add(length > 0x3fffffff ? 0x3fffffff : length);
+      this.at[0] = high * 4294967296 + low;
+      const result = this.add(length > 0x3fffffff ? 0x3fffffff : length);
       if (result !== OK) return result;
       if ((flags & NEXT) === 0) return OK;
       at = last >>> 16;
@@ -116,10 +116,10 @@ export class ChainWalker {
     return LOOP;
   }
 
-  /** Region that holds the first byte at #at, or -1. */
-  #region(): number {
+  /** Region that holds the first byte at `at`, or -1. */
+  protected region(): number {
     const table = this.memory.table;
-    const at = this.#at[0]!;
+    const at = this.at[0]!;
     const count = this.memory.count;
     for (let r = 0; r < count; r++) {
       if (at >= table[r * STRIDE + START]! && at < table[r * STRIDE + END]!) return r;
@@ -127,23 +127,23 @@ export class ChainWalker {
     return -1;
   }
 
-  /** Appends [#at, #at + length), split where regions meet. */
-  #add(length: number): number {
+  /** Appends [`at`, `at` + length), split where regions meet. */
+  protected add(length: number): number {
     if (length === 0) return BAD;
     const table = this.memory.table;
     let left = length;
     // A region more than there are can only be asked for by a range that leaves them all.
     for (let turn = this.memory.count; turn >= 0 && left > 0; turn--) {
-      const region = this.#region();
+      const region = this.region();
       if (region < 0) return BAD;
       if (this.count === PIECES) return LONG;
-      const at = this.#at[0]!;
+      const at = this.at[0]!;
       const room = table[region * STRIDE + END]! - at;
       const take = room < left ? room | 0 : left;
       this.pieceAddress[this.count] = at + table[region * STRIDE + DELTA]!;
       this.pieceLength[this.count] = take;
       this.count++;
-      this.#at[0] = at + take;
+      this.at[0] = at + take;
       left -= take;
     }
     if (left > 0) return BAD;

@@ -6,13 +6,10 @@
  * The caller lists the pieces, virtio-net header first, in `sourceAddress` and `sourceLength`; `deliver` takes buffers from
  * the ring, writes their used elements, and adds the copies to the batch. Nothing is shown to the guest here.
  */
-import { MAX_PACKET_SEGMENTS, MAX_ROWS, type PacketBatch } from '#datapath/packet/batch.ts';
-import { type ChainWalker, MAX_PIECES, WALK_LOOP, WALK_OK } from './chain.ts';
+import type { PacketBatch } from '#datapath/packet/batch.ts';
+import { type ChainWalker, WALK_LOOP, WALK_OK } from './chain.ts';
+import { FramePieces } from './pieces.ts';
 import { DESC_WRITE, type Vring } from './vring.ts';
-
-const PIECES = MAX_PIECES;
-const MAX_SOURCES = MAX_PACKET_SEGMENTS + 4;
-const ROWS = MAX_ROWS;
 
 export const DELIVERED = 0;
 /** Not enough buffers now. */
@@ -25,10 +22,7 @@ export const DELIVER_BAD = 3;
 export const DELIVER_BROKEN_HEAD = 4;
 export const DELIVER_BROKEN_LOOP = 5;
 
-export class Delivery {
-  readonly sourceAddress = new Float64Array(MAX_SOURCES);
-  readonly sourceLength = new Int32Array(MAX_SOURCES);
-  sourceCount = 0;
+export class Delivery extends FramePieces {
   /** Chains that the last `deliver` used up. */
   taken = 0;
   readonly #vring: Vring;
@@ -37,6 +31,7 @@ export class Delivery {
   readonly #mergeable: boolean;
 
   constructor(vring: Vring, walker: ChainWalker, headerBytes: number, mergeable: boolean) {
+    super();
     this.#vring = vring;
     this.#walker = walker;
     this.#headerBytes = headerBytes;
@@ -52,10 +47,7 @@ export class Delivery {
     const walker = this.#walker;
     const used = vring.used;
     const mask = vring.size - 1;
-    const sourceLength = this.sourceLength;
-    const sources = this.sourceCount;
-    let need = 0;
-    for (let i = 0; i < sources; i++) need += sourceLength[i]!;
+    const need = this.bytes();
     let chains = 0;
     let left = need;
     walker.clear();
@@ -79,7 +71,7 @@ export class Delivery {
       left -= bytes;
     }
     if (this.#mergeable) header16[buffersAt] = chains;
-    this.#addRows(batch, need);
+    this.addRows(batch, need, walker);
     this.taken = chains;
     return DELIVERED;
   }
@@ -90,42 +82,5 @@ export class Delivery {
     const mask = this.#vring.size - 1;
     for (let i = 0; i < chains; i++) used[2 * ((cursor + i) & mask) + 2] = 0;
     this.taken = chains;
-  }
-
-  /** Lays the source pieces over the buffer pieces. */
-  #addRows(batch: PacketBatch, need: number): void {
-    if (batch.rowCount + PIECES + MAX_SOURCES > ROWS) batch.copy();
-    const rows = batch.rows;
-    const sourceAddress = this.sourceAddress;
-    const sourceLength = this.sourceLength;
-    const pieceAddress = this.#walker.pieceAddress;
-    const pieceLength = this.#walker.pieceLength;
-    let row = batch.rowCount * 3;
-    let s = 0;
-    let p = 0;
-    let sourceAt = 0;
-    let pieceAt = 0;
-    let left = need;
-    while (left > 0) {
-      const from = sourceLength[s]! - sourceAt;
-      const room = pieceLength[p]! - pieceAt;
-      const take = from < room ? from : room;
-      rows[row] = pieceAddress[p]! + pieceAt;
-      rows[row + 1] = sourceAddress[s]! + sourceAt;
-      rows[row + 2] = take;
-      row += 3;
-      left -= take;
-      sourceAt += take;
-      pieceAt += take;
-      if (sourceAt === sourceLength[s]!) {
-        s++;
-        sourceAt = 0;
-      }
-      if (pieceAt === pieceLength[p]!) {
-        p++;
-        pieceAt = 0;
-      }
-    }
-    batch.rowCount = (row / 3) | 0;
   }
 }

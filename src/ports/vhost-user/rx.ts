@@ -11,20 +11,12 @@
  */
 import { DROP_BASE, dropReason, type PortCounter, portCounter } from '#contract/catalogue.ts';
 import { eventfdDrain, eventfdSignal } from '#contract/os.ts';
-import {
-  BURST,
-  HEADROOM,
-  MAX_FRAME,
-  MAX_PACKET_SEGMENTS,
-  type PacketBatch,
-  SLOT_BYTES,
-  WINDOW,
-} from '#datapath/packet/batch.ts';
+import { BURST, HEADROOM, MAX_FRAME, type PacketBatch, SLOT_BYTES, WINDOW } from '#datapath/packet/batch.ts';
 import type { PortCounters, RxQueue } from '#ports/port.ts';
-import { takeOffload } from '../frame/net-header.ts';
 import { type ChainWalker, WALK_LONG, WALK_LOOP, WALK_OK } from './chain.ts';
 import { regionOf, TABLE_DELTA, TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
 import type { RxOptions } from './queue-options.ts';
+import { RxFrames } from './rx-frames.ts';
 import {
   AVAIL_NO_INTERRUPT,
   BROKEN_HEAD,
@@ -43,27 +35,20 @@ const WINDOW_BYTES = WINDOW;
 const SLOT = SLOT_BYTES;
 const HEAD = HEADROOM;
 const LONGEST = MAX_FRAME;
-const SEGMENTS = MAX_PACKET_SEGMENTS;
 const CURSOR = STATE_CURSOR;
 const START = TABLE_START;
 const END = TABLE_END;
 const DELTA = TABLE_DELTA;
 const STRIDE = TABLE_STRIDE;
 const ETHERNET = 14;
-const offload = takeOffload;
 const passes = passesEvent;
 const signal = eventfdSignal;
 
 const counter = (name: PortCounter): number => portCounter(name);
-const RX_PACKETS = counter('rx_packets');
-const RX_BYTES = counter('rx_bytes');
-const RX_BURSTS = counter('rx_bursts');
 const KICKS = counter('kicks');
 const CALLS = counter('calls');
 const BAD_DESCRIPTOR = DROP_BASE + dropReason('rx_bad_descriptor');
-const SHORT_FRAME = DROP_BASE + dropReason('rx_short_frame');
 const OVERSIZE = DROP_BASE + dropReason('rx_oversize');
-const BAD_OFFLOAD = DROP_BASE + dropReason('rx_bad_offload');
 
 export class VhostRxQueue implements RxQueue {
   readonly portNo: number;
@@ -76,6 +61,7 @@ export class VhostRxQueue implements RxQueue {
   readonly #eventIdx: boolean;
   readonly #notifyOnEmpty: boolean;
   readonly #headersEmpty: boolean;
+  readonly #frames: RxFrames;
   /** Region of the frame before. */
   #region = 0;
   /** First entry of this burst. */
@@ -105,6 +91,7 @@ export class VhostRxQueue implements RxQueue {
     this.#eventIdx = options.eventIdx;
     this.#notifyOnEmpty = options.notifyOnEmpty;
     this.#headersEmpty = options.headersEmpty;
+    this.#frames = new RxFrames(portNo, counters, options);
   }
 
   poll(batch: PacketBatch, whole = false): number {
@@ -158,7 +145,9 @@ export class VhostRxQueue implements RxQueue {
       return 0;
     }
     batch.copy();
-    return this.#readHeaders(batch, slot);
+    const kept = this.#frames.readHeaders(batch, slot);
+    if (kept === 0) this.complete();
+    return kept;
   }
 
   /**
@@ -308,50 +297,6 @@ export class VhostRxQueue implements RxQueue {
     return true;
   }
 
-  /** Reads and checks the virtio-net headers of slots 0..n-1, closes gaps, counts. @returns packets left. */
-  #readHeaders(batch: PacketBatch, n: number): number {
-    const header = this.#headerBytes;
-    const empty = this.#headersEmpty;
-    const u16 = batch.u16;
-    const length = batch.length;
-    const vnetFlags = batch.vnetFlags;
-    const gsoType = batch.gsoType;
-    let bytes = 0;
-    let slot = 0;
-    // Plain frames up to the first other one; no calls in this loop, as in `poll`.
-    for (; slot < n; slot++) {
-      if ((!empty && u16[(slot * SLOT + HEAD - header) >>> 1]! !== 0) || (vnetFlags[slot]! | gsoType[slot]!) !== 0) {
-        break;
-      }
-      bytes += length[slot]!;
-    }
-    let kept = slot;
-    for (; slot < n; slot++) {
-      if (kept !== slot) moveSlot(batch, slot, kept);
-      const at = kept * SLOT + HEAD - header;
-      if (empty || u16[at >>> 1]! === 0) {
-        clearOffload(batch, kept);
-      } else if (!offload(batch, kept, at)) {
-        this.#counters.slots[this.#counters.base + BAD_OFFLOAD]!++;
-        continue;
-      }
-      bytes += length[kept]!;
-      kept++;
-    }
-    const slots = this.#counters.slots;
-    const base = this.#counters.base;
-    if (kept === 0) {
-      this.complete();
-      return 0;
-    }
-    slots[base + RX_PACKETS]! += kept;
-    slots[base + RX_BYTES]! += bytes;
-    slots[base + RX_BURSTS]! += 1;
-    batch.count = kept;
-    batch.inPort = this.portNo;
-    return kept;
-  }
-
   /**
    * Takes any chain into slot `slot`: several descriptors, indirect, over several regions.
    * @returns 1 taken, 0 dropped and counted, -1 the ring makes no sense.
@@ -359,65 +304,13 @@ export class VhostRxQueue implements RxQueue {
   #takeChain(batch: PacketBatch, slot: number, head: number): number {
     const vring = this.#vring;
     const walker = this.#walker;
-    const header = this.#headerBytes;
-    const slots = this.#counters.slots;
-    const base = this.#counters.base;
     walker.clear();
     const walked = walker.walk(vring.desc, vring.size, head, 0);
     if (walked !== WALK_OK) {
-      slots[base + (walked === WALK_LONG ? OVERSIZE : BAD_DESCRIPTOR)]!++;
+      this.#counters.slots[this.#counters.base + (walked === WALK_LONG ? OVERSIZE : BAD_DESCRIPTOR)]!++;
       return walked === WALK_LOOP ? -1 : 0;
     }
-    const frame = walker.bytes - header;
-    if (frame < ETHERNET) {
-      slots[base + SHORT_FRAME]!++;
-      return 0;
-    }
-    const window = frame < WINDOW_BYTES ? frame : WINDOW_BYTES;
-    const first = batch.nextSegment;
-    const firstRow = batch.rowCount;
-    const rows = batch.rows;
-    const pieceAddress = walker.pieceAddress;
-    const pieceLength = walker.pieceLength;
-    const pieces = walker.count;
-    let row = firstRow * 3;
-    let segment = first;
-    let to = batch.scratchAddress + slot * SLOT + HEAD - header;
-    let copy = header + window;
-    let fits = frame <= LONGEST;
-    for (let i = 0; i < pieces && fits; i++) {
-      let from = pieceAddress[i]!;
-      let left = pieceLength[i]!;
-      if (copy > 0) {
-        const take = left < copy ? left : copy;
-        rows[row] = to;
-        rows[row + 1] = from;
-        rows[row + 2] = take;
-        row += 3;
-        to += take;
-        from += take;
-        left -= take;
-        copy -= take;
-      }
-      if (left > 0) {
-        batch.segmentAddress[segment] = from;
-        batch.segmentLength[segment] = left;
-        segment++;
-        fits = segment - first <= SEGMENTS;
-      }
-    }
-    if (!fits) {
-      slots[base + OVERSIZE]!++;
-      return 0;
-    }
-    batch.rowCount = (row / 3) | 0;
-    batch.nextSegment = segment;
-    batch.start[slot] = slot * SLOT + HEAD;
-    batch.headLength[slot] = window;
-    batch.length[slot] = frame;
-    batch.segmentFirst[slot] = first;
-    batch.segmentCount[slot] = segment - first;
-    return 1;
+    return this.#frames.lay(batch, slot, walker) ? 1 : 0;
   }
 
   complete(): void {
@@ -466,21 +359,3 @@ export class VhostRxQueue implements RxQueue {
     return 0;
   }
 }
-
-/** Error path: keeps the rule that a slot's frame lies in the slot's own scratch. */
-const moveSlot = (batch: PacketBatch, from: number, to: number): void => {
-  batch.u8.copyWithin(to * SLOT, from * SLOT, (from + 1) * SLOT);
-  batch.headLength[to] = batch.headLength[from]!;
-  batch.length[to] = batch.length[from]!;
-  batch.segmentFirst[to] = batch.segmentFirst[from]!;
-  batch.segmentCount[to] = batch.segmentCount[from]!;
-};
-
-const clearOffload = (batch: PacketBatch, slot: number): void => {
-  batch.vnetFlags[slot] = 0;
-  batch.gsoType[slot] = 0;
-  batch.gsoSize[slot] = 0;
-  batch.vnetHeaderLength[slot] = 0;
-  batch.csumStart[slot] = 0;
-  batch.csumOffset[slot] = 0;
-};

@@ -10,12 +10,10 @@
  * A shared queue is locked from before `push` until after `publish`; its place in the ring lies in shared memory.
  */
 import { DROP_BASE, dropReason, type PortCounter, portCounter } from '#contract/catalogue.ts';
-import { address, eventfdSignal, mapAnonymous, release } from '#contract/os.ts';
-import { GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, type PacketBatch, SLOTS } from '#datapath/packet/batch.ts';
+import { eventfdSignal } from '#contract/os.ts';
+import { type PacketBatch, SLOTS } from '#datapath/packet/batch.ts';
 import type { PortCounters, TxQueue } from '#ports/port.ts';
 import { fitsMtu } from '../frame/mtu.ts';
-import { putHeader, putPlainHeader } from '../frame/net-header.ts';
-import { SoftwareOffload } from '../frame/offload.ts';
 import type { ChainWalker } from './chain.ts';
 import {
   DELIVER_BROKEN_HEAD,
@@ -27,6 +25,7 @@ import {
 } from './delivery.ts';
 import { regionOf, TABLE_DELTA, TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
 import type { TxOptions } from './queue-options.ts';
+import { type BufferRing, FrameSender } from './tx-frames.ts';
 import {
   AVAIL_NO_INTERRUPT,
   BROKEN_HEAD,
@@ -50,12 +49,10 @@ const STRIDE = TABLE_STRIDE;
 const WRITE = DESC_WRITE;
 const passes = passesEvent;
 const signal = eventfdSignal;
-const header = putHeader;
 const fits = fitsMtu;
 
 /** Packets of one push, at most: each may need a header of its own. */
 const MAX_PUSH = SLOTS;
-const HEADER_STRIDE = 16;
 const ETHERNET = 14;
 /** Spins for the lock of a shared queue: some microseconds, more than a burst of another worker takes. */
 const LOCK_SPINS = 20_000;
@@ -66,16 +63,13 @@ const TX_BYTES = counter('tx_bytes');
 const TX_BURSTS = counter('tx_bursts');
 const COPIED = counter('copied_bytes');
 const CALLS = counter('calls');
-const CHECKSUMS = counter('checksums');
-const SEGMENTED = counter('segmented');
 const RING_FULL = DROP_BASE + dropReason('tx_ring_full');
 const BAD_DESCRIPTOR = DROP_BASE + dropReason('tx_bad_descriptor');
 const MTU = DROP_BASE + dropReason('tx_mtu');
 const TOO_BIG = DROP_BASE + dropReason('tx_too_big_for_buffer');
 const PORT_DOWN = DROP_BASE + dropReason('tx_port_down');
-const OFFLOAD = DROP_BASE + dropReason('tx_offload');
 
-export class VhostTxQueue implements TxQueue {
+export class VhostTxQueue implements TxQueue, BufferRing {
   readonly portNo: number;
   readonly queue: number;
   readonly shared: boolean;
@@ -86,11 +80,7 @@ export class VhostTxQueue implements TxQueue {
   readonly #headerBytes: number;
   readonly #longest: number;
   readonly #delivery: Delivery;
-  readonly #offload: SoftwareOffload | undefined;
-  /** By gso_type: 1 when the guest takes such a frame as it is. */
-  readonly #takes = new Uint8Array(256);
-  readonly #headers16: Uint16Array;
-  readonly #headersAddress: number;
+  readonly #sender: FrameSender;
   #region = 0;
   /** Available index as last seen; only for a queue that is not shared. */
   #seen = 0;
@@ -98,7 +88,9 @@ export class VhostTxQueue implements TxQueue {
   #before = 0;
   #now = 0;
   #available = 0;
-  #sentPackets = 0;
+  /** Place to which `rewind` goes back. */
+  #marked = 0;
+  #availableThen = 0;
   #sentBytes = 0;
   /** Of no meaning: keeps V8 from dropping loads that are there for its sake. */
   #touch = 0;
@@ -122,16 +114,7 @@ export class VhostTxQueue implements TxQueue {
     this.#headerBytes = options.headerBytes;
     this.#longest = options.mtu + ETHERNET;
     this.#delivery = new Delivery(vring, walker, options.headerBytes, options.mergeable);
-    this.#takes[GSO_NONE] = 1;
-    if (options.checksum && options.tso4) this.#takes[GSO_TCPV4] = 1;
-    if (options.checksum && options.tso6) this.#takes[GSO_TCPV6] = 1;
-    if (options.checksum && options.tso4 && options.ecn) this.#takes[GSO_TCPV4 | GSO_ECN] = 1;
-    if (options.checksum && options.tso6 && options.ecn) this.#takes[GSO_TCPV6 | GSO_ECN] = 1;
-    const all = this.#takes[GSO_TCPV4 | GSO_ECN] === 1 && this.#takes[GSO_TCPV6 | GSO_ECN] === 1;
-    this.#offload = all ? undefined : new SoftwareOffload();
-    const headers = mapAnonymous(MAX_PUSH * HEADER_STRIDE);
-    this.#headers16 = new Uint16Array(headers);
-    this.#headersAddress = address(headers);
+    this.#sender = new FrameSender(this, this.#delivery, counters, options);
     this.#now = vring.state[CURSOR]!;
     this.#seen = this.#now;
     // New buffers are seen by looking: no kicks wanted.
@@ -193,13 +176,12 @@ export class VhostTxQueue implements TxQueue {
         tried = i;
         continue;
       }
-      const before = this.#sentBytes;
-      const reason = this.#pushAny(batch, slot, i);
+      const reason = this.#sender.push(batch, slot, i);
       if (reason === 0) {
         sent++;
-        extra += this.#sentPackets - 1;
+        extra += this.#sender.packets - 1;
+        this.#sentBytes += this.#sender.bytes;
       } else {
-        this.#sentBytes = before;
         slots[base + reason]!++;
       }
       i++;
@@ -367,97 +349,23 @@ export class VhostTxQueue implements TxQueue {
     return this.#available > before;
   }
 
-  /** A frame or a buffer of any shape, at #now, with #available entries. @returns 0, or the slot of a drop counter. */
-  #pushAny(batch: PacketBatch, slot: number, index: number): number {
-    const flags = batch.vnetFlags[slot]!;
-    const gso = batch.gsoType[slot]!;
-    this.#sentPackets = 1;
-    this.#sentBytes += batch.length[slot]!;
-    if (this.#takes[gso] === 0) return this.#segment(batch, slot);
-    if (flags !== 0 && !this.#options.checksum) return this.#sum(batch, slot, index);
-    const delivery = this.#delivery;
-    header(batch, slot, this.#headers16, index * HEADER_STRIDE);
-    delivery.sourceAddress[0] = this.#headersAddress + index * HEADER_STRIDE;
-    delivery.sourceLength[0] = this.#headerBytes;
-    delivery.sourceAddress[1] = batch.scratchAddress + batch.start[slot]!;
-    delivery.sourceLength[1] = batch.headLength[slot]!;
-    const first = batch.segmentFirst[slot]!;
-    const count = batch.segmentCount[slot]!;
-    for (let i = 0; i < count; i++) {
-      delivery.sourceAddress[2 + i] = batch.segmentAddress[first + i]!;
-      delivery.sourceLength[2 + i] = batch.segmentLength[first + i]!;
-    }
-    delivery.sourceCount = 2 + count;
-    return this.#deliver(batch, this.#headers16, (index * HEADER_STRIDE + 10) >>> 1);
+  mark(): void {
+    this.#marked = this.#now;
+    this.#availableThen = this.#available;
   }
 
-  /** The guest wants whole checksums. */
-  #sum(batch: PacketBatch, slot: number, index: number): number {
-    const offload = this.#offload;
-    if (offload === undefined) return OFFLOAD;
-    offload.linearise(batch, slot);
-    if (!offload.fillChecksum(batch.csumStart[slot]!, batch.csumOffset[slot]!)) return OFFLOAD;
-    putPlainHeader(this.#headers16, index * HEADER_STRIDE);
-    const delivery = this.#delivery;
-    delivery.sourceAddress[0] = this.#headersAddress + index * HEADER_STRIDE;
-    delivery.sourceLength[0] = this.#headerBytes;
-    delivery.sourceAddress[1] = offload.address + offload.frame;
-    delivery.sourceLength[1] = offload.length;
-    delivery.sourceCount = 2;
-    const reason = this.#deliver(batch, this.#headers16, (index * HEADER_STRIDE + 10) >>> 1);
-    if (reason === 0) this.#counters.slots[this.#counters.base + CHECKSUMS]!++;
-    return reason;
+  rewind(): void {
+    this.#now = this.#marked;
+    this.#available = this.#availableThen;
   }
 
-  /** The guest wants short frames. All segments are sent, or none. */
-  #segment(batch: PacketBatch, slot: number): number {
-    const offload = this.#offload;
-    if (offload === undefined) return OFFLOAD;
-    offload.linearise(batch, slot);
-    if (!offload.prepare(batch.gsoType[slot]!, batch.gsoSize[slot]!, batch.csumStart[slot]!)) return OFFLOAD;
-    const cursor = this.#now;
-    const available = this.#available;
-    const headerBytes = this.#headerBytes;
-    const delivery = this.#delivery;
-    const segments = offload.segments;
-    let bytes = 0;
-    for (let k = 0; k < segments; k++) {
-      const vnet = offload.segmentHeaders(batch, k) + 12 - headerBytes;
-      const payload = offload.payload(k);
-      if (headerBytes === 12) offload.u16[(vnet + 10) >>> 1] = 1;
-      delivery.sourceAddress[0] = offload.address + vnet;
-      delivery.sourceLength[0] = headerBytes + offload.headers;
-      delivery.sourceAddress[1] = offload.address + offload.frame + offload.headers + k * offload.mss;
-      delivery.sourceLength[1] = payload;
-      delivery.sourceCount = 2;
-      const reason = this.#deliver(batch, offload.u16, (vnet + 10) >>> 1);
-      if (reason !== 0) {
-        // `linearise` left no row of others behind.
-        batch.rowCount = 0;
-        if (reason === BAD_DESCRIPTOR) {
-          this.#empty(cursor);
-        } else {
-          this.#now = cursor;
-          this.#available = available;
-        }
-        return reason;
-      }
-      bytes += offload.headers + payload;
-    }
-    this.#sentPackets = segments;
-    this.#sentBytes += bytes - offload.length;
-    this.#counters.slots[this.#counters.base + SEGMENTED]!++;
-    return 0;
-  }
-
-  /** Buffers from `cursor` to #now go back empty: what was meant for them is not copied. */
-  #empty(cursor: number): void {
+  empty(): void {
     const used = this.#vring.used;
     const mask = this.#vring.size - 1;
-    for (let at = cursor; at !== this.#now; at = (at + 1) & 0xffff) used[2 * (at & mask) + 2] = 0;
+    for (let at = this.#marked; at !== this.#now; at = (at + 1) & 0xffff) used[2 * (at & mask) + 2] = 0;
   }
 
-  #deliver(batch: PacketBatch, headers: Uint16Array, buffersAt: number): number {
+  deliver(batch: PacketBatch, headers: Uint16Array, buffersAt: number): number {
     const delivery = this.#delivery;
     let result = delivery.deliver(batch, this.#now, this.#available, headers, buffersAt);
     if (result === DELIVER_FULL && this.#grew()) {
@@ -494,7 +402,6 @@ export class VhostTxQueue implements TxQueue {
 
   /** Lets go of private memory; the ring is not touched again. */
   close(): void {
-    release(this.#headers16.buffer as ArrayBuffer);
-    this.#offload?.close();
+    this.#sender.close();
   }
 }
