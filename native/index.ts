@@ -42,6 +42,7 @@ export interface Native {
   eventfd(): Result;
   eventfdSignal(fd: number): Result;
   eventfdDrain(fd: number): Result;
+  checkEvent(fd: number): Result;
   writeByte(fd: number): Result;
   pollFds(fds: Int32Array, count: number, timeoutMicros: number): Result;
 

@@ -204,11 +204,19 @@ export const takeFaults = (): Array<{ owner: number; faults: number }> => {
 /** A new non-blocking event descriptor, counter 0 (eventfd(2)). */
 export const eventfd = (): number => checked('eventfd', native.eventfd());
 
-/** Adds 1: 0, also when the counter is full, or -errno. */
+/**
+ * Adds 1: 0, also when the counter is full, or -errno. Never waits, whatever a peer that shares the descriptor does to its
+ * counter and flags. Errors: EINVAL (neither an eventfd nor a pipe).
+ */
 export const eventfdSignal = native.eventfdSignal;
 
-/** Takes the counter: its value (at most 2^31-1), or -errno (-EAGAIN when it is 0). */
+/** Takes the counter: its value (at most 2^31-1), or -errno (-EAGAIN when it is 0). Never waits either. */
 export const eventfdDrain = native.eventfdDrain;
+
+/** @throws OsError EINVAL for a peer's descriptor that is no eventfd, pipe or socket, and so may make who polls it wait. */
+export const checkEvent = (fd: number): void => {
+  checked('event descriptor', native.checkEvent(fd));
+};
 
 /** Writes one zero byte: 0 or -errno. */
 export const writeByte = native.writeByte;
