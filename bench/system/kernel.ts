@@ -23,23 +23,37 @@ const OVS_DPDK_DAEMON = '/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk';
 const FLOOD = fileURLToPath(new URL('kernel-flood.ts', import.meta.url));
 const GUESTS = ['taskset', '-c', '0'];
 const SWITCH = ['taskset', '-c', '1'];
+/** The thread of ports of type afxdp is not held by the affinity of its process. */
+const PMD_CPU = { 'pmd-cpu-mask': '0x2' };
+/** As that thread does. */
+const NEVER_SLEEPS = { ...PMD_CPU, 'pmd-sleep-max': '0' };
 const PINGS = 300;
 
 /** What joins the interfaces va and vb of namespace `s`. */
 interface Subject {
   readonly name: string;
   readonly key: string;
+  /** Subjects of one row do the job by the same means, and are compared. */
+  readonly row: 'bridge' | 'packet' | 'xdp';
   unavailable(): string | undefined;
   /** @returns what ends it. */
   join(lab: NetnsLab): Promise<() => Promise<void>>;
 }
 
-const ringway = (name: string, ...options: string[]): Subject => ({
+const ringway = (
+  name: string,
+  row: Subject['row'],
+  otherConfig: Record<string, string>,
+  ...options: string[]
+): Subject => ({
   name,
   key: 'ringway',
+  row,
   unavailable: () => undefined,
   async join(lab) {
     const sw = await SwitchProcess.startUnder([...lab.under('s'), ...SWITCH]);
+    const settings = Object.entries(otherConfig).map(([key, value]) => `other_config:${key}=${value}`);
+    if (settings.length > 0) await sw.vsctl('set', 'Open_vSwitch', '.', ...settings);
     await sw.vsctl('add-br', 'br0', '--', 'set', 'bridge', 'br0', 'other_config:local-device=false');
     for (const port of ['va', 'vb'])
       await sw.vsctl('add-port', 'br0', port, '--', 'set', 'Interface', port, 'type=system', ...options);
@@ -50,26 +64,41 @@ const ringway = (name: string, ...options: string[]): Subject => ({
 
 const ovs = (
   name: string,
+  row: Subject['row'],
   daemon: string,
   otherConfig: Record<string, string>,
   prepare: (lab: NetnsLab) => Promise<void> = async () => undefined,
+  ...options: string[]
 ): Subject => ({
   name,
   key: 'ovs',
+  row,
   unavailable: () => ovsUnavailable() ?? (existsSync(daemon) ? undefined : `${daemon} is missing`),
   async join(lab) {
     await prepare(lab);
     const made = await startOvs({ daemon, otherConfig, under: [...lab.under('s'), ...SWITCH] });
     await made.vsctl('add-br', 'br0', '--', 'set', 'bridge', 'br0', 'datapath_type=netdev');
-    for (const port of ['va', 'vb']) await made.vsctl('add-port', 'br0', port);
+    for (const port of ['va', 'vb'])
+      await made.vsctl(
+        'add-port',
+        'br0',
+        port,
+        ...(options.length ? ['--', 'set', 'Interface', port, ...options] : []),
+      );
     return () => made.stop();
   },
 });
+
+/** Without userspace TSO, Open vSwitch passes on frames whose checksums were left out: its guests must not leave them out. */
+const guestsSum = async (lab: NetnsLab): Promise<void> => {
+  for (const host of ['a', 'b']) await lab.exec(host, 'ethtool', '-K', 'eth0', 'tx', 'off');
+};
 
 const SUBJECTS: readonly Subject[] = [
   {
     name: 'kernel bridge',
     key: 'kernel',
+    row: 'bridge',
     unavailable: () => undefined,
     async join(lab) {
       await lab.ip('s', 'link', 'add', 'br0', 'type', 'bridge');
@@ -78,13 +107,12 @@ const SUBJECTS: readonly Subject[] = [
       return async () => undefined;
     },
   },
-  // Without userspace TSO, Open vSwitch passes on frames whose checksums were left out: its guests must not leave them out.
-  ovs('OVS netdev, offloads off', OVS_DAEMON, {}, async (lab) => {
-    for (const host of ['a', 'b']) await lab.exec(host, 'ethtool', '-K', 'eth0', 'tx', 'off');
-  }),
-  ovs('OVS netdev, userspace TSO', OVS_DPDK_DAEMON, { 'userspace-tso-enable': 'true' }),
-  ringway('Ringway AF_PACKET', 'options:xdp-mode=off'),
-  ringway('Ringway AF_XDP', 'options:xdp-mode=best-effort'),
+  ovs('OVS netdev system, offloads off', 'packet', OVS_DAEMON, {}, guestsSum),
+  ovs('OVS netdev system, userspace TSO', 'packet', OVS_DPDK_DAEMON, { 'userspace-tso-enable': 'true' }),
+  ringway('Ringway AF_PACKET', 'packet', {}, 'options:xdp-mode=off'),
+  ovs('OVS netdev afxdp, offloads off', 'xdp', OVS_DAEMON, PMD_CPU, guestsSum, 'type=afxdp', 'options:n_rxq=1'),
+  ringway('Ringway AF_XDP', 'xdp', NEVER_SLEEPS, 'options:xdp-mode=best-effort'),
+  ringway('Ringway AF_XDP, asleep when idle', 'xdp', PMD_CPU, 'options:xdp-mode=best-effort'),
 ];
 
 interface Figures {
@@ -155,7 +183,8 @@ async function roundTrips(lab: NetnsLab): Promise<[number, number]> {
 async function runKernel(options: BenchOptions): Promise<BenchReport> {
   const missing = netnsMissing('iperf3', 'busybox', 'ethtool', 'taskset');
   if (missing) throw new Error(missing);
-  const chosen = SUBJECTS.filter(({ key }) => options.switches.length === 0 || options.switches.includes(key)).filter(
+  const wanted = (list: readonly string[], one: string) => list.length === 0 || list.includes(one);
+  const chosen = SUBJECTS.filter(({ key, row }) => wanted(options.switches, key) && wanted(options.rows, row)).filter(
     (subject) => {
       const why = subject.unavailable();
       if (why) options.progress(`${subject.name} left out: ${why}`);
