@@ -7,11 +7,15 @@
 import { setFlagsFromString } from 'node:v8';
 import type { Attachment, PortFactory, RxQueue, TxQueue, WorkerContext, WorkerPort } from '#ports/port.ts';
 import { ChainWalker } from './chain.ts';
+import { PackedChainWalker } from './chain-packed.ts';
 import { GuestMemory, type Region } from './guest-memory.ts';
 import type { RxOptions, TxOptions } from './queue-options.ts';
 import { VhostRxQueue } from './rx.ts';
+import { PackedRxQueue } from './rx-packed.ts';
 import { VhostTxQueue } from './tx.ts';
+import { PackedTxQueue } from './tx-packed.ts';
 import { type RingPlace, Vring } from './vring.ts';
+import { PackedVring } from './vring-packed.ts';
 
 // With this feedback on, V8 14 does the sums of addresses, which are doubles, in 64-bit integers with range checks and a
 // conversion on either side. It concerns speed only.
@@ -26,6 +30,8 @@ export interface VhostUserAttachment extends Attachment {
   readonly regions: readonly Region[];
   /** Rings that are started and enabled. */
   readonly rings: readonly RingPlace[];
+  /** The rings are packed, not split. */
+  readonly packed: boolean;
   /** STATE_WORDS words per virtqueue (vring.ts). */
   readonly state: SharedArrayBuffer;
   readonly rx: RxOptions;
@@ -38,33 +44,29 @@ class VhostWorkerPort implements WorkerPort {
   readonly tx: TxQueue | undefined;
   readonly generation: number;
   readonly memory: GuestMemory;
-  readonly #tx: VhostTxQueue | undefined;
+  readonly #tx: VhostTxQueue | PackedTxQueue | undefined;
 
   constructor(attachment: VhostUserAttachment, context: WorkerContext, memory: GuestMemory) {
-    const { portNo, rings, state } = attachment;
+    const { portNo, rings, state, rx, tx } = attachment;
+    const { counters, worker, workers } = context;
     this.portNo = portNo;
     this.generation = attachment.generation;
     this.memory = memory;
-    const walker = new ChainWalker(memory);
-    const vring = (place: RingPlace) => new Vring(place, memory.buffers, state);
-    this.rx = rings
-      .filter(({ index }) => index % 2 === 1)
-      .map(
-        (place) => new VhostRxQueue(portNo, place.index >> 1, vring(place), walker, context.counters, attachment.rx),
-      );
-    const places = rings.filter(({ index }) => index % 2 === 0);
-    const place = places[context.worker % places.length];
-    this.#tx =
-      place &&
-      new VhostTxQueue(
-        portNo,
-        place.index >> 1,
-        places.length < context.workers,
-        vring(place),
-        walker,
-        context.counters,
-        attachment.tx,
-      );
+    const receiving = rings.filter(({ index }) => index % 2 === 1);
+    const sending = rings.filter(({ index }) => index % 2 === 0);
+    const place = sending[worker % sending.length];
+    const shared = sending.length < workers;
+    if (attachment.packed) {
+      const walker = new PackedChainWalker(memory);
+      const vring = (ring: RingPlace) => new PackedVring(ring, memory.buffers, state);
+      this.rx = receiving.map((r) => new PackedRxQueue(portNo, r.index >> 1, vring(r), walker, counters, rx));
+      this.#tx = place && new PackedTxQueue(portNo, place.index >> 1, shared, vring(place), walker, counters, tx);
+    } else {
+      const walker = new ChainWalker(memory);
+      const vring = (ring: RingPlace) => new Vring(ring, memory.buffers, state);
+      this.rx = receiving.map((r) => new VhostRxQueue(portNo, r.index >> 1, vring(r), walker, counters, rx));
+      this.#tx = place && new VhostTxQueue(portNo, place.index >> 1, shared, vring(place), walker, counters, tx);
+    }
     this.tx = this.#tx;
   }
 

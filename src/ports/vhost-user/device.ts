@@ -8,9 +8,10 @@
 import { address, close, eventfdSignal } from '#contract/os.ts';
 import { checkFiles, sealed } from '../memory.ts';
 import { KIND, type VhostUserAttachment } from './attachment.ts';
-import { headerBytes, OFFERED_PROTOCOL, offeredFeatures, rxOptions, txOptions } from './features.ts';
+import { headerBytes, isPacked, OFFERED_PROTOCOL, offeredFeatures, rxOptions, txOptions } from './features.ts';
 import { checkRegions, findUserAddress, GuestMemory, type Region } from './guest-memory.ts';
 import type { Settings } from './options.ts';
+import { findPlace } from './place-packed.ts';
 import {
   availableBytes,
   BROKEN_REASONS,
@@ -22,6 +23,7 @@ import {
   STATE_WORDS,
   usedBytes,
 } from './vring.ts';
+import { ENTRY_MASK, EVENT_BYTES, FIRST_PLACE, packedDescriptorBytes } from './vring-packed.ts';
 import * as wire from './wire.ts';
 
 /** What a device needs of its surroundings. */
@@ -36,6 +38,8 @@ export interface DeviceHost {
 class Ring {
   readonly index: number;
   size = 0;
+  /** Where the front end wants it to begin, as SET_VRING_BASE said it. */
+  base: number | undefined;
   addresses: wire.VringAddress | undefined;
   kickFd = -1;
   callFd = -1;
@@ -82,7 +86,7 @@ export class VhostUserDevice {
 
   constructor(host: DeviceHost) {
     this.#host = host;
-    this.#offered = offeredFeatures(host.settings.offload);
+    this.#offered = offeredFeatures(host.settings.offload, host.settings.packed);
     this.#state = new SharedArrayBuffer(wire.MAX_VRINGS * STATE_WORDS * 4);
     this.#words = new Int32Array(this.#state);
   }
@@ -188,6 +192,11 @@ export class VhostUserDevice {
   async #setFeatures(features: bigint): Promise<undefined> {
     const extra = features & ~this.#offered;
     if (extra !== 0n) throw new RefusedError(`SET_FEATURES accepts 0x${extra.toString(16)}, which was not offered`);
+    if (isPacked(features) !== isPacked(this.#features)) {
+      // A place in the one kind of ring means nothing in the other.
+      await this.#detach();
+      for (const ring of this.#rings.values()) ring.synced = false;
+    }
     this.#features = features;
     await this.#apply();
   }
@@ -265,11 +274,19 @@ export class VhostUserDevice {
 
   async #setSize({ index, num }: wire.VringState): Promise<undefined> {
     const ring = this.#ring(index);
-    if (num === 0 || num > wire.MAX_RING_SIZE || (num & (num - 1)) !== 0) {
-      throw new RefusedError(`ring ${index} of ${num} entries; a power of two up to ${wire.MAX_RING_SIZE} is possible`);
-    }
-    ring.size = num;
-    await this.#apply();
+    const wrong = this.#wrongSize(num);
+    if (wrong) throw new RefusedError(`ring ${index} of ${num} entries; ${wrong}`);
+    await this.#without(ring, async () => {
+      ring.size = num;
+      ring.synced = false;
+    });
+  }
+
+  /** Why a ring of `size` entries cannot be; empty where it can. Packed rings have any size. */
+  #wrongSize(size: number): string {
+    if (size === 0 || size > wire.MAX_RING_SIZE) return `1 to ${wire.MAX_RING_SIZE} are possible`;
+    if (isPacked(this.#features) || (size & (size - 1)) === 0) return '';
+    return `a split ring has a power of two up to ${wire.MAX_RING_SIZE}`;
   }
 
   async #setAddresses(addresses: wire.VringAddress): Promise<undefined> {
@@ -283,9 +300,14 @@ export class VhostUserDevice {
 
   async #setBase({ index, num }: wire.VringState): Promise<undefined> {
     const ring = this.#ring(index);
-    if (num > 0xffff) throw new RefusedError(`ring ${index} at entry ${num}; an index has 16 bits`);
+    const packed = isPacked(this.#features);
+    if (num > 0xffff && !packed) throw new RefusedError(`ring ${index} at entry ${num}; an index has 16 bits`);
+    if (packed && ring.size > 0 && (num & ENTRY_MASK) >= ring.size) {
+      throw new RefusedError(`ring ${index} at entry ${num & ENTRY_MASK}; it has ${ring.size}`);
+    }
     await this.#without(ring, async () => {
-      this.#words[index * STATE_WORDS + STATE_CURSOR] = num;
+      ring.base = num & 0xffff;
+      this.#words[index * STATE_WORDS + STATE_CURSOR] = ring.base;
       ring.synced = false;
     });
   }
@@ -296,7 +318,8 @@ export class VhostUserDevice {
     await this.#apply();
     closeFd(ring.kickFd);
     ring.kickFd = -1;
-    return wire.VRING_STATE.encode({ index, num: this.#words[index * STATE_WORDS + STATE_CURSOR]! & 0xffff });
+    const place = this.#words[index * STATE_WORDS + STATE_CURSOR]! & 0xffff;
+    return wire.VRING_STATE.encode({ index, num: isPacked(this.#features) ? wire.packedBase(place) : place });
   }
 
   async #setFd(which: 'kickFd' | 'callFd' | 'errFd', value: bigint, fds: number[]): Promise<undefined> {
@@ -338,6 +361,9 @@ export class VhostUserDevice {
   #place(ring: Ring): RingPlace | string {
     const { addresses, size, index } = ring;
     if (!addresses) return `ring ${index} has no addresses`;
+    const packed = isPacked(this.#features);
+    const wrong = this.#wrongSize(size);
+    if (wrong) return `ring ${index} has ${size} entries; ${wrong}`;
     const find = (name: string, at: bigint, bytes: number, align: number) => {
       const place = findUserAddress(this.#regions, at, bytes);
       if (!place) return `ring ${index}: ${name} at 0x${at.toString(16)} is not in the memory table`;
@@ -346,9 +372,12 @@ export class VhostUserDevice {
         ? place
         : `ring ${index}: ${name} is not aligned to ${align} bytes`;
     };
-    const desc = find('descriptor table', addresses.descriptors, descriptorBytes(size), 16);
-    const avail = find('available ring', addresses.available, availableBytes(size), 2);
-    const used = find('used ring', addresses.used, usedBytes(size), 4);
+    const [table, driver, device] = packed
+      ? ['descriptor ring', 'driver event area', 'device event area']
+      : ['descriptor table', 'available ring', 'used ring'];
+    const desc = find(table!, addresses.descriptors, packed ? packedDescriptorBytes(size) : descriptorBytes(size), 16);
+    const avail = find(driver!, addresses.available, packed ? EVENT_BYTES : availableBytes(size), packed ? 4 : 2);
+    const used = find(device!, addresses.used, packed ? EVENT_BYTES : usedBytes(size), 4);
     for (const place of [desc, avail, used]) if (typeof place === 'string') return place;
     if (typeof desc === 'string' || typeof avail === 'string' || typeof used === 'string') return '';
     return {
@@ -367,17 +396,20 @@ export class VhostUserDevice {
 
   /**
    * A ring goes on where its used index stands. The base that the front end gave differs from it only when a back end
-   * before us ended between taking and returning buffers; those are lost or sent again, as after any crash.
+   * before us ended between taking and returning buffers; those are lost or sent again, as after any crash. A packed ring
+   * has no used index: see place-packed.ts.
    */
   #sync(ring: Ring, place: RingPlace): void {
     if (ring.synced) return;
     ring.synced = true;
     const row = ring.index * STATE_WORDS;
-    this.#words[row + STATE_CURSOR] = new Uint16Array(
-      this.#memory!.buffers[place.usedRegion]!,
-      place.usedOffset,
-      2,
-    )[1]!;
+    const { buffers } = this.#memory!;
+    if (isPacked(this.#features)) {
+      const desc = new Uint32Array(buffers[place.descriptorRegion]!, place.descriptorOffset, 4 * place.size);
+      this.#words[row + STATE_CURSOR] = findPlace(desc, place.size, ring.base ?? FIRST_PLACE);
+    } else {
+      this.#words[row + STATE_CURSOR] = new Uint16Array(buffers[place.usedRegion]!, place.usedOffset, 2)[1]!;
+    }
     this.#words[row + STATE_BROKEN] = 0;
     this.#words[row + STATE_LOCK] = 0;
   }
@@ -405,6 +437,7 @@ export class VhostUserDevice {
       generation: this.#generation,
       regions: this.#regions,
       rings,
+      packed: isPacked(this.#features),
       state: this.#state,
       rx: rxOptions(this.#features),
       tx: txOptions(this.#features, this.#host.mtu, this.#host.settings.retries),

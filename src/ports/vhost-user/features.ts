@@ -16,6 +16,8 @@ const PLAIN: readonly VirtioFeature[] = [
   'EVENT_IDX',
   'PROTOCOL_FEATURES',
   'VERSION_1',
+  // All chains go back in the order in which they came.
+  'IN_ORDER',
 ];
 
 const OFFLOAD: readonly VirtioFeature[] = [
@@ -29,12 +31,14 @@ const OFFLOAD: readonly VirtioFeature[] = [
   'HOST_ECN',
 ];
 
-export const offeredFeatures = (offload: boolean): bigint =>
-  bits(VIRTIO_FEATURES, offload ? [...PLAIN, ...OFFLOAD] : PLAIN);
+export const offeredFeatures = (offload: boolean, packed: boolean): bigint =>
+  bits(VIRTIO_FEATURES, [...PLAIN, ...(offload ? OFFLOAD : []), ...(packed ? (['RING_PACKED'] as const) : [])]);
 
 export const OFFERED_PROTOCOL: bigint = bits(PROTOCOL_FEATURES, ['MQ', 'REPLY_ACK', 'NET_MTU', 'STATUS']);
 
 const has = (features: bigint, name: VirtioFeature): boolean => hasBit(features, VIRTIO_FEATURES[name]);
+
+export const isPacked = (features: bigint): boolean => has(features, 'RING_PACKED');
 
 /** Bytes of the virtio-net header (virtio 1.2 section 5.1.6.1). */
 export const headerBytes = (features: bigint): number =>

@@ -9,13 +9,15 @@ export const VHOST_USER_TYPES = ['vhost-user', 'dpdkvhostuser', 'dpdkvhostusercl
 export interface Settings extends SocketSettings {
   /** Offers checksum and segmentation offload to the guest. */
   readonly offload: boolean;
+  /** Offers packed rings. */
+  readonly packed: boolean;
   /** Looks at a full ring again, at most (ovs-vswitchd.conf.db(5), tx-retries-max). */
   readonly retries: number;
   /** Queue pairs offered. */
   readonly queuePairs: number;
 }
 
-const OWN = ['path', 'mode', 'vhost-server-path', 'offload', 'tx-retries-max', 'socket-mode', 'socket-owner'];
+const OWN = ['path', 'mode', 'vhost-server-path', 'offload', 'packed', 'tx-retries-max', 'socket-mode', 'socket-owner'];
 
 /** @param rundir where relative paths start. @throws Error that names the option at fault and the fix. */
 export function parseOptions(config: PortConfig, rundir: string): Settings {
@@ -24,6 +26,7 @@ export function parseOptions(config: PortConfig, rundir: string): Settings {
   return {
     ...parseSocket(config, rundir),
     offload: choice(options, 'offload', ['on', 'off'], 'on') === 'on',
+    packed: choice(options, 'packed', ['on', 'off'], 'on') === 'on',
     retries: integer(options, 'tx-retries-max', 0, 32, 8),
     queuePairs: integer(options, 'n_rxq', 1, MAX_VRINGS / 2, MAX_VRINGS / 2),
     socketMode: type === 'dpdkvhostuserclient' ? undefined : socketMode(options),

@@ -14,7 +14,7 @@ export class FramePieces {
   sourceCount = 0;
 
   /** Bytes of all pieces. */
-  protected bytes(): number {
+  bytes(): number {
     const sourceLength = this.sourceLength;
     const sources = this.sourceCount;
     let sum = 0;
@@ -23,7 +23,7 @@ export class FramePieces {
   }
 
   /** Lays the first `need` bytes of the source pieces over the buffer pieces that `walker` holds. */
-  protected addRows(batch: PacketBatch, need: number, walker: ChainWalker): void {
+  addRows(batch: PacketBatch, need: number, walker: ChainWalker): void {
     if (batch.rowCount + PIECES + MAX_SOURCES > ROWS) batch.copy();
     const rows = batch.rows;
     const sourceAddress = this.sourceAddress;

@@ -4,7 +4,7 @@
  * State lies in one SharedArrayBuffer per port, a row of STATE_WORDS 32-bit words per ring:
  * | word | writer | reader |
  * |---|---|---|
- * | STATE_CURSOR | the worker that holds the ring, once per burst; the main thread while no worker has it | both |
+ * | STATE_CURSOR (of a packed ring: its place) | the worker that holds the ring, once per burst; the main thread while no worker has it | both |
  * | STATE_LOCK | whoever sends on a shared ring: 1 while held | senders |
  * | STATE_BROKEN | the worker that found the ring senseless: a BROKEN_ reason | main thread, every 100 ms |
  *
@@ -43,11 +43,14 @@ export const descriptorBytes = (size: number): number => DESC_BYTES * size;
 export const availableBytes = (size: number): number => 6 + 2 * size;
 export const usedBytes = (size: number): number => 6 + 8 * size;
 
-/** Where a ring lies, as a worker gets it: byte offsets in the regions of the memory table. */
+/**
+ * Where a ring lies, as a worker gets it: byte offsets in the regions of the memory table. Of a packed ring the parts named
+ * `available` and `used` are the driver's and the device's event suppression.
+ */
 export interface RingPlace {
   /** Virtqueue number: 2k is the guest's receive queue k (the switch sends), 2k+1 its transmit queue. */
   readonly index: number;
-  /** Entries, a power of two. */
+  /** Entries; of a split ring a power of two. */
   readonly size: number;
   readonly descriptorRegion: number;
   readonly descriptorOffset: number;

@@ -18,8 +18,14 @@ export const MAX_PAYLOAD = 4096;
 export const MAX_REGIONS = 32;
 /** Virtqueues of a device, at most: the index of vring messages with a descriptor has 8 bits. */
 export const MAX_VRINGS = 256;
-/** Largest split virtqueue (virtio 1.2 section 2.7). */
+/** Largest virtqueue of either kind (virtio 1.2 sections 2.7, 2.8.10.1). */
 export const MAX_RING_SIZE = 32_768;
+
+/**
+ * SET_ and GET_VRING_BASE of a packed ring: its available place in the lower half, its used place in the upper, each an entry
+ * with the wrap counter as bit 15 (vhost-user.rst, "Vring descriptor indices for packed virtqueues").
+ */
+export const packedBase = (place: number): number => ((place << 16) | place) >>> 0;
 
 /** SET_VRING_KICK, CALL, ERR: the ring index, and the bit that says that no descriptor comes along. */
 export const VRING_INDEX_MASK = 0xffn;
@@ -54,6 +60,8 @@ export const VIRTIO_FEATURES = {
   EVENT_IDX: 29,
   PROTOCOL_FEATURES: 30,
   VERSION_1: 32,
+  RING_PACKED: 34,
+  IN_ORDER: 35,
 } as const;
 export type VirtioFeature = keyof typeof VIRTIO_FEATURES;
 

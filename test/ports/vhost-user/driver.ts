@@ -1,5 +1,6 @@
 /**
- * A virtio-net driver for tests, on memory of its own, without a socket: two split rings in a memfd, chains of any shape.
+ * A virtio-net driver for tests, on memory of its own, without a socket: two rings of either kind in a memfd, chains of any
+ * shape.
  *
  * Memory of MEMORY_BYTES, rings in front, buffers behind; the memory table has two regions that adjoin at `cut`, so that a
  * buffer may lie across both. Written plainly, word by word, as the oracle of the switch's rings.
@@ -35,6 +36,8 @@ export interface DriverOptions {
   cut?: number;
   /** Bytes of the file, and of one region over all of it, in front of the driver's memory. */
   high?: number;
+  /** Packed rings: any size. */
+  packed?: boolean;
 }
 
 let generation = 1_000_000;
@@ -127,6 +130,97 @@ class Ring {
   }
 }
 
+/** A packed ring (virtio 1.2 section 2.8). Indices count chains; `at` and `seen` count entries from the first lap on. */
+export class PackedRing extends Ring {
+  at = 0;
+  seen = 0;
+  readonly spans = new Map<number, number>();
+
+  override get usedAt(): number {
+    return this.availAt + 4;
+  }
+
+  wrapOf(position: number): number {
+    return Math.floor(position / this.size) % 2 === 0 ? 1 : 0;
+  }
+
+  wordAt(position: number): number {
+    return this.base + 16 * (position % this.size) + 12;
+  }
+
+  /** As if `position` entries had been made available and used, one chain each. */
+  startAt(position: number): void {
+    this.at = position;
+    this.seen = position;
+    for (let i = 0; i < this.size; i++) {
+      const lap = Math.floor(position / this.size) - (i < position % this.size ? 0 : 1);
+      this.view.setUint16(this.base + 16 * i + 14, lap >= 0 && lap % 2 === 0 ? 0x8080 : 0, true);
+    }
+  }
+
+  override addChain(pieces: [number, number][], write: boolean, indirect: boolean): boolean {
+    const direct = indirect ? 1 : pieces.length;
+    if (this.at + direct > this.seen + this.size) return false;
+    if (indirect && this.nextIndirect + pieces.length > RING_BYTES / 2 / 16) return false;
+    // Ids are the driver's own numbers, not places.
+    const id = (this.nextDesc++ * 7919) & 0xffff;
+    const flag = write ? 2 : 0;
+    const head = this.at;
+    if (indirect) {
+      const table = this.indirectAt + 16 * this.nextIndirect;
+      this.nextIndirect += pieces.length;
+      pieces.forEach(([offset, length], i) => {
+        // NEXT has no meaning here, nor has the id.
+        this.putDesc(table + 16 * i, offset, length, 0xdead, flag);
+      });
+      this.putDesc(this.wordAt(head) - 12, table, 16 * pieces.length, id, 4 | this.#available(head));
+    } else {
+      // The head last: until then the chain is not there.
+      for (let i = pieces.length - 1; i >= 0; i--) {
+        const [offset, length] = pieces[i]!;
+        const more = i + 1 < pieces.length ? 1 : 0;
+        this.putDesc(
+          this.wordAt(head + i) - 12,
+          offset,
+          length,
+          more ? 0xbeef : id,
+          flag | more | this.#available(head + i),
+        );
+      }
+    }
+    this.at += direct;
+    this.availIndex++;
+    this.chains.set(id, pieces);
+    this.spans.set(id, direct);
+    return true;
+  }
+
+  /** The entries of a chain but its head, as a driver leaves them that was stopped at that moment. */
+  addUnfinished(entries: number): void {
+    for (let i = 1; i < entries; i++)
+      this.putDesc(this.wordAt(this.at + i) - 12, 4096, 64, 1, this.#available(this.at + i));
+  }
+
+  override takeUsed(): [number, number][] {
+    const found: [number, number][] = [];
+    for (;;) {
+      const flags = this.view.getUint16(this.wordAt(this.seen) + 2, true);
+      if ((flags & 0x8080) !== (this.wrapOf(this.seen) === 1 ? 0x8080 : 0)) return found;
+      const id = this.view.getUint16(this.wordAt(this.seen), true);
+      const span = this.spans.get(id);
+      if (span === undefined) throw new Error(`buffer id ${id} came back, which is not out`);
+      this.spans.delete(id);
+      found.push([id, this.view.getUint32(this.wordAt(this.seen) - 4, true)]);
+      this.seen += span;
+      this.usedIndex++;
+    }
+  }
+
+  #available(position: number): number {
+    return this.wrapOf(position) === 1 ? 0x80 : 0x8000;
+  }
+}
+
 export class Driver {
   readonly fd: number;
   readonly buffer: ArrayBuffer;
@@ -146,8 +240,8 @@ export class Driver {
     this.buffer = map(this.fd, high, MEMORY_BYTES, { write: true, owner: 0 });
     this.bytes = Buffer.from(this.buffer);
     const view = new DataView(this.buffer);
-    this.rxRing = new Ring(view, 0, size);
-    this.txRing = new Ring(view, RING_BYTES, size);
+    this.rxRing = options.packed ? new PackedRing(view, 0, size) : new Ring(view, 0, size);
+    this.txRing = options.packed ? new PackedRing(view, RING_BYTES, size) : new Ring(view, RING_BYTES, size);
     const rx: RxOptions = {
       headerBytes: 12,
       eventIdx: false,
@@ -186,6 +280,7 @@ export class Driver {
           ? [{ ...region(0, high + MEMORY_BYTES), guestAddress: GUEST_BASE - high }]
           : [region(0, cut), region(cut, MEMORY_BYTES - cut)],
       rings: [place(0, this.rxRing), place(1, this.txRing)],
+      packed: options.packed ?? false,
       state: this.state,
       rx,
       tx: {
@@ -207,6 +302,11 @@ export class Driver {
   startAt(index: number): void {
     const words = new Int32Array(this.state);
     for (const [i, ring] of [this.rxRing, this.txRing].entries()) {
+      if (ring instanceof PackedRing) {
+        ring.startAt(index);
+        words[i * STATE_WORDS + STATE_CURSOR] = (index % ring.size) | (ring.wrapOf(index) << 15);
+        continue;
+      }
       words[i * STATE_WORDS + STATE_CURSOR] = index;
       ring.setAvailIndex(index);
       ring.usedIndex = index;

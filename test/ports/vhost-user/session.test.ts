@@ -118,6 +118,78 @@ for (const mode of ['server', 'client'] as const) {
   }
 }
 
+const PACKED = FEATURES | wire.bits(wire.VIRTIO_FEATURES, ['RING_PACKED', 'EVENT_IDX', 'IN_ORDER']);
+
+for (const order of ['virtioUser', 'qemu'] as const) {
+  test.serial(`packed rings go on after every reconnect in the order of ${order}, whatever base comes`, async (t) => {
+    const rig = new Rig();
+    await rig.session.start();
+    // Seven entries: a size that a split ring cannot have, and a lap is short.
+    const driver = new Driver(0, { packed: true, size: 7, tx: { mergeable: true } });
+    for (const [turn, base] of [0x8000, 0, 0x8000_8000, 0x8000, 0, 0x8003].entries()) {
+      const guest = await FrontEnd.connect(rig.path);
+      await guest[order](driver, PACKED, base);
+      await rig.ready();
+      for (let i = 0; i < 4; i++) t.true((await exchange(rig, driver))?.equals(frame), `turn ${turn}`);
+      guest.close();
+      await until('the port to be down', () => rig.port === undefined);
+    }
+    await rig.session.stop();
+    driver.close();
+  });
+}
+
+test.serial('GET_VRING_BASE of a packed ring names entry and lap twice, and a ring begins there', async (t) => {
+  const rig = new Rig();
+  await rig.session.start();
+  const driver = new Driver(0, { packed: true, size: 7, tx: { mergeable: true } });
+  const guest = await FrontEnd.connect(rig.path);
+  await guest.virtioUser(driver, PACKED, 0x8000);
+  await rig.ready();
+  for (const place of [0x8003, 0x8006, 2]) {
+    for (let i = 0; i < 3; i++) t.true((await exchange(rig, driver))?.equals(frame));
+    for (const index of [0, 1]) {
+      guest.send(wire.GET_VRING_BASE, wire.VRING_STATE.encode({ index, num: 0 }));
+      const { num } = wire.VRING_STATE.decode((await guest.reply()).payload);
+      t.is(num, ((place << 16) | place) >>> 0);
+      guest.ring(driver, index, num);
+    }
+    await rig.ready();
+  }
+  t.is(rig.session.status().facts['vring_0_size'], '7');
+  guest.close();
+  await rig.session.stop();
+  driver.close();
+});
+
+test.serial(
+  'a ring is refused that its kind cannot have, and packed rings are not offered where they are off',
+  async (t) => {
+    const rig = new Rig({ packed: 'off' });
+    await rig.session.start();
+    const guest = await FrontEnd.connect(rig.path);
+    const offered = await guest.ask(wire.GET_FEATURES);
+    t.false(wire.hasBit(offered, wire.VIRTIO_FEATURES.RING_PACKED));
+    t.true(wire.hasBit(offered, wire.VIRTIO_FEATURES.IN_ORDER));
+    guest.send(wire.SET_VRING_NUM, wire.VRING_STATE.encode({ index: 0, num: 7 }));
+    await guest.closed();
+    t.regex(rig.session.status().lastError, /7 entries; a split ring has a power of two/);
+    await rig.session.stop();
+
+    const packed = new Rig();
+    await packed.session.start();
+    const other = await FrontEnd.connect(packed.path);
+    other.send(wire.SET_FEATURES, wire.encodeU64(PACKED));
+    other.send(wire.SET_VRING_NUM, wire.VRING_STATE.encode({ index: 0, num: 7 }));
+    other.send(wire.SET_VRING_BASE, wire.VRING_STATE.encode({ index: 0, num: 0x8007 }));
+    await other.closed();
+    t.regex(packed.session.status().lastError, /entry 7; it has 7/);
+    await packed.session.stop();
+    other.close();
+    guest.close();
+  },
+);
+
 test.serial('without the protocol features a kick enables a ring', async (t) => {
   const rig = new Rig();
   await rig.session.start();

@@ -15,7 +15,7 @@ export class TestPort {
 
   constructor(portNo: number, options: DriverOptions = {}, startAt = 0) {
     this.driver = new Driver(portNo, options);
-    if (startAt > 0) this.driver.startAt(startAt);
+    if (startAt > 0 || options.packed) this.driver.startAt(startAt);
     this.counters = new Float64Array(PORT_ROW);
     const context = { worker: 0, workers: 1, counters: { slots: this.counters, base: 0 }, batch };
     this.port = vhostPort(this.driver.attachment, context, undefined);

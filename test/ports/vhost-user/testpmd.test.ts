@@ -94,10 +94,21 @@ const VARIANTS: [title: string, device: Partial<VirtioUser>, packetLength: numbe
   ['default features', {}, 64],
   ['frames of several buffers', {}, 5000],
   ['no mergeable buffers', { mrgRxbuf: false }, 300],
-  ['in order', { inOrder: true }, 64],
+  ['any order', { inOrder: false }, 64],
   ['vectorized', { vectorized: true, mrgRxbuf: false, inOrder: true }, 64],
   ['two queues', { queues: 2 }, 64],
   ['testpmd listens', { role: 'server' }, 1500],
+  ['packed, any order', { packedVq: true, inOrder: false }, 64],
+  ['packed, frames of several buffers', { packedVq: true }, 5000],
+  ['packed, frames of several buffers, any order', { packedVq: true, inOrder: false }, 5000],
+  ['packed, no mergeable buffers', { packedVq: true, mrgRxbuf: false }, 300],
+  ['packed, in order', { packedVq: true, inOrder: true }, 64],
+  ['packed, in order, no mergeable buffers', { packedVq: true, inOrder: true, mrgRxbuf: false }, 64],
+  ['packed, vectorized', { packedVq: true, vectorized: true, mrgRxbuf: false, inOrder: true }, 64],
+  ['packed, two queues', { packedVq: true, queues: 2 }, 64],
+  ['packed, two queues, vectorized', { packedVq: true, queues: 2, vectorized: true, inOrder: true }, 64],
+  ['packed, testpmd listens', { packedVq: true, role: 'server' }, 1500],
+  ['packed, testpmd listens, in order, two queues', { packedVq: true, role: 'server', inOrder: true, queues: 2 }, 64],
 ];
 
 for (const [title, device, packetLength] of VARIANTS) {
@@ -119,7 +130,7 @@ for (const [title, device, packetLength] of VARIANTS) {
         'frames to go round',
         () => wire.count(1) > 20_000 && wire.count(2) > 20_000,
         15_000,
-        () => JSON.stringify(wire.sessions.map((s) => s.status())),
+        () => JSON.stringify([wire.drops(), wire.sessions.map((s) => s.status())]),
       );
       await testpmd.stopForwarding();
       t.deepEqual(wire.drops(), []);
