@@ -186,7 +186,7 @@ test('protobuf and JSON say the same, in requests, replies and errors', (t) =>
     t.deepEqual(decodeMessage('Applied', applied.bytes), { applied: 1 });
     await send('POST', '/v1/bridges/br0/ports', { name: 'p1', type: 'dummy', tag: 0 });
     for (const route of ROUTES.filter(({ method, url }) => method === 'GET' && !url.includes(':port'))) {
-      const url = route.url.replace(':name', 'br0');
+      const url = route.url.replace(':name', 'br0').replace(/lookup$/, 'lookup?address=127.0.0.1');
       const json = (await send('GET', url)).json;
       const bytes = (await send('GET', url, undefined, { accept: PROTOBUF })).bytes;
       const both = [json, decodeMessage(route.reply, bytes)].map((message) =>

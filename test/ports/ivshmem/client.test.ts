@@ -1,6 +1,6 @@
 import { readdirSync } from 'node:fs';
 import test from 'ava';
-import { close, eventfdDrain, recvWithFds, socketPair, Watcher } from '#contract/os.ts';
+import { close, eventfd, eventfdDrain, eventfdSignal, recvWithFds, socketPair, Watcher } from '#contract/os.ts';
 import { Client } from '#ports/ivshmem/client.ts';
 import { Pools } from '#ports/ivshmem/registry.ts';
 import { MESSAGE_BYTES } from '#ports/ivshmem/wire.ts';
@@ -24,6 +24,10 @@ test('a client gets eventfds of its own, is rung on all of them, and leaves none
     async () => undefined,
   );
   const [server, remote] = socketPair();
+  // The first signal of a thread opens a descriptor that it keeps.
+  const first = eventfd();
+  eventfdSignal(first);
+  close(first);
   const before = descriptors();
   let ended: string | undefined;
   const client = new Client(server, seat, 3, (reason) => {

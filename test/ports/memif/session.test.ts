@@ -88,8 +88,8 @@ for (const secret of ['', 'open sesame, 24 bytes!!!']) {
     await client.told(/ENOENT/);
     await server.session.start();
     await Promise.all([server.reach('up'), client.reach('up')]);
-    t.is(server.session.status().facts['peer_name'], 'p2');
-    t.is(client.session.status().facts['peer_name'], 'p1');
+    const peers = () => [server, client].map(({ session }) => session.status().facts['peer_name']).join();
+    await until('both names', () => peers() === 'p2,p1', 5000, peers);
     t.is(client.session.status().facts['rx_ring_1_size'], '64');
     // The ports stand back to back: a frame goes to and fro.
     batch.u8.fill(0x5a, 66, 130);
