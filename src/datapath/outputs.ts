@@ -110,8 +110,13 @@ export class Outputs {
         this.#count(queue.push(batch, this.lists[port]!, count));
         pushed[waiting++] = queue;
         if (batch.rowCount > ROWS_HIGH) {
-          this.#publish(waiting);
-          waiting = 0;
+          // Under a journal nothing of a burst is shown before all of it can be.
+          if (batch.journal !== undefined) {
+            batch.copy();
+          } else {
+            this.#publish(waiting);
+            waiting = 0;
+          }
         }
       }
     }
@@ -122,6 +127,7 @@ export class Outputs {
   #publish(waiting: number): void {
     const pushed = this.#pushed;
     this.#batch.copy();
+    if (this.#batch.journal !== undefined) this.#batch.journal.decide();
     for (let i = 0; i < waiting; i++) {
       pushed[i]!.publish();
       pushed[i] = undefined;

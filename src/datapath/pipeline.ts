@@ -119,7 +119,8 @@ export class Pipeline {
   run(rx: RxQueue): number {
     const batch = this.#batch;
     const flows = this.flows.ports[rx.portNo];
-    const count = rx.poll(batch, flows !== undefined && flows.untouched);
+    // A frame left with its sender has its virtio-net header written in place, where no log of copies would see it.
+    const count = rx.poll(batch, flows !== undefined && flows.untouched && batch.copyLogs.length === 0);
     if (count === 0) {
       this.#maintain();
       return 0;
@@ -137,6 +138,7 @@ export class Pipeline {
     if (this.#tunnels.waiting > 0) this.#recirculation.run();
     this.#outputs.transmit();
     rx.complete();
+    if (batch.journal !== undefined) batch.journal.done();
     batch.clear();
     this.#maintain();
     return count;
@@ -183,6 +185,7 @@ export class Pipeline {
   flush(): void {
     if (this.#tunnels.waiting > 0) this.#recirculation.run();
     this.#outputs.transmit();
+    if (this.#batch.journal !== undefined) this.#batch.journal.done();
     this.#batch.clear();
   }
 

@@ -44,6 +44,20 @@ export const GSO_TCPV6 = 4;
 export const GSO_UDP_L4 = 5;
 export const GSO_ECN = 0x80;
 
+/** Wants to know what was written where, for instance for a live migration. */
+export interface CopyLog {
+  /** The rows [destination, source, bytes] 0 .. count - 1 have been copied. */
+  copied(rows: Float64Array, count: number): void;
+}
+
+/** Makes a burst one step for those of its queues that must not see half of one, whatever ends the process. */
+export interface BurstJournal {
+  /** All frames are copied, none is shown yet. */
+  decide(): void;
+  /** All are shown, and the source buffers given back. */
+  done(): void;
+}
+
 export class PacketBatch {
   /** Received packets: slots 0..count-1. */
   count = 0;
@@ -108,6 +122,9 @@ export class PacketBatch {
   /** Copies to do: rows of absolute destination address, source address, bytes. */
   readonly rows: Float64Array;
   readonly #rowsHandle: number;
+  /** Told of every copy; nearly always empty. */
+  readonly copyLogs: CopyLog[] = [];
+  journal: BurstJournal | undefined = undefined;
 
   constructor() {
     this.runBytes = this.length;
@@ -125,8 +142,14 @@ export class PacketBatch {
   copy(): void {
     if (this.rowCount > 0) {
       copyRun(this.#rowsHandle, this.rowCount);
+      if (this.copyLogs.length !== 0) this.#log();
       this.rowCount = 0;
     }
+  }
+
+  #log(): void {
+    const logs = this.copyLogs;
+    for (let i = 0; i < logs.length; i++) logs[i]!.copied(this.rows, this.rowCount);
   }
 
   /** Makes the batch empty for the next burst. */

@@ -8,10 +8,12 @@ import { setFlagsFromString } from 'node:v8';
 import type { Attachment, PortFactory, RxQueue, TxQueue, WorkerContext, WorkerPort } from '#ports/port.ts';
 import { ChainWalker } from './chain.ts';
 import { PackedChainWalker } from './chain-packed.ts';
+import { Extras } from './extras.ts';
 import { GuestMemory, type Region } from './guest-memory.ts';
 import type { RxOptions, TxOptions } from './queue-options.ts';
 import { VhostRxQueue } from './rx.ts';
 import { PackedRxQueue } from './rx-packed.ts';
+import type { ServiceParts } from './services.ts';
 import { VhostTxQueue } from './tx.ts';
 import { PackedTxQueue } from './tx-packed.ts';
 import { type RingPlace, Vring } from './vring.ts';
@@ -23,7 +25,7 @@ setFlagsFromString('--no-additive-safe-int-feedback');
 
 export const KIND = 'vhost-user';
 
-export interface VhostUserAttachment extends Attachment {
+export interface VhostUserAttachment extends Attachment, ServiceParts {
   readonly kind: typeof KIND;
   /** Number of the memory table, never used twice in a process. */
   readonly generation: number;
@@ -32,6 +34,8 @@ export interface VhostUserAttachment extends Attachment {
   readonly rings: readonly RingPlace[];
   /** The rings are packed, not split. */
   readonly packed: boolean;
+  /** Every write to guest memory is logged, not those to rings only. */
+  readonly logAll?: boolean;
   /** STATE_WORDS words per virtqueue (vring.ts). */
   readonly state: SharedArrayBuffer;
   readonly rx: RxOptions;
@@ -45,6 +49,7 @@ class VhostWorkerPort implements WorkerPort {
   readonly generation: number;
   readonly memory: GuestMemory;
   readonly #tx: VhostTxQueue | PackedTxQueue | undefined;
+  readonly #extras: Extras;
 
   constructor(attachment: VhostUserAttachment, context: WorkerContext, memory: GuestMemory) {
     const { portNo, rings, state, rx, tx } = attachment;
@@ -56,38 +61,51 @@ class VhostWorkerPort implements WorkerPort {
     const sending = rings.filter(({ index }) => index % 2 === 0);
     const place = sending[worker % sending.length];
     const shared = sending.length < workers;
+    const extras = new Extras(attachment, context, memory);
+    this.#extras = extras;
     if (attachment.packed) {
       const walker = new PackedChainWalker(memory);
       const vring = (ring: RingPlace) => new PackedVring(ring, memory.buffers, state);
-      this.rx = receiving.map((r) => new PackedRxQueue(portNo, r.index >> 1, vring(r), walker, counters, rx));
+      this.rx = receiving.map((r) =>
+        extras.rx(new PackedRxQueue(portNo, r.index >> 1, vring(r), walker, counters, rx), r),
+      );
       this.#tx = place && new PackedTxQueue(portNo, place.index >> 1, shared, vring(place), walker, counters, tx);
     } else {
       const walker = new ChainWalker(memory);
       const vring = (ring: RingPlace) => new Vring(ring, memory.buffers, state);
-      this.rx = receiving.map((r) => new VhostRxQueue(portNo, r.index >> 1, vring(r), walker, counters, rx));
+      this.rx = receiving.map((r) =>
+        extras.rx(new VhostRxQueue(portNo, r.index >> 1, vring(r), walker, counters, rx), r),
+      );
       this.#tx = place && new VhostTxQueue(portNo, place.index >> 1, shared, vring(place), walker, counters, tx);
     }
-    this.tx = this.#tx;
+    this.tx = this.#tx && extras.tx(this.#tx, place!);
   }
 
   /** Takes the view apart but leaves the mappings to another one. */
   handOver(): GuestMemory {
+    this.#extras.close();
     this.#tx?.close();
     return this.memory;
   }
 
   close(): void {
-    this.#tx?.close();
-    this.memory.close();
+    this.handOver().close();
   }
 }
 
 /** Makes a worker's view of a vhost-user port. @throws OsError when guest memory cannot be mapped. */
 export const attachVhostUser: PortFactory = (attachment, context, previous) => {
   const wanted = attachment as VhostUserAttachment;
-  if (previous instanceof VhostWorkerPort && previous.generation === wanted.generation) {
-    return new VhostWorkerPort(wanted, context, previous.handOver());
+  if (!(previous instanceof VhostWorkerPort)) {
+    previous?.close();
+    return new VhostWorkerPort(wanted, context, new GuestMemory(wanted.regions, wanted.portNo));
   }
-  previous?.close();
-  return new VhostWorkerPort(wanted, context, new GuestMemory(wanted.regions, wanted.portNo));
+  const before = previous.handOver();
+  if (previous.generation === wanted.generation) return new VhostWorkerPort(wanted, context, before);
+  try {
+    // Regions that stay keep their mappings, so that adding one costs no more than its own.
+    return new VhostWorkerPort(wanted, context, new GuestMemory(wanted.regions, wanted.portNo, before));
+  } finally {
+    before.close();
+  }
 };

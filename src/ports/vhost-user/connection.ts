@@ -7,8 +7,14 @@
 import { close, EAGAIN, errnoName, recvWithFds, sendWithFds, Watcher, WRITABLE } from '#contract/os.ts';
 import { MAX_PAYLOAD, MAX_REGIONS, type Message, MessageReader } from './wire.ts';
 
+/** An answer, and a descriptor that goes with it (closed once sent) or -1. */
+export interface Reply {
+  readonly bytes: Uint8Array;
+  readonly fd: number;
+}
+
 /** Obeys a message. Descriptors that it keeps are replaced by -1 in `fds`. @throws Error to end the connection. */
-export type MessageHandler = (message: Message, fds: number[]) => Promise<Uint8Array | undefined>;
+export type MessageHandler = (message: Message, fds: number[]) => Promise<Reply | undefined>;
 
 export class Connection {
   readonly #fd: number;
@@ -20,7 +26,7 @@ export class Connection {
   readonly #bytes = new Uint8Array(MAX_PAYLOAD);
   readonly #received = new Int32Array(1 + MAX_REGIONS);
   #fds: number[] = [];
-  #output: Uint8Array[] = [];
+  #output: Reply[] = [];
   #busy = false;
   #open = true;
 
@@ -41,6 +47,7 @@ export class Connection {
     this.#open = false;
     this.#watcher.close();
     close(this.#fd);
+    for (const { fd } of this.#output.splice(0)) if (fd >= 0) close(fd);
     if (!this.#busy) this.#closeFds();
     this.#onEnd(reason);
   }
@@ -77,6 +84,7 @@ export class Connection {
     try {
       const answer = await this.#handler(message, this.#fds);
       if (answer && this.#open) this.#output.push(answer);
+      else if (answer && answer.fd >= 0) close(answer.fd);
     } catch (error) {
       failure = (error as Error).message;
     }
@@ -93,8 +101,9 @@ export class Connection {
 
   #flush(): void {
     while (this.#open && this.#output.length > 0) {
-      const bytes = this.#output[0]!;
-      const sent = sendWithFds(this.#fd, bytes, 0, bytes.length, null, 0);
+      const { bytes, fd } = this.#output[0]!;
+      const withFd = fd >= 0 ? 1 : 0;
+      const sent = sendWithFds(this.#fd, bytes, 0, bytes.length, withFd ? Int32Array.of(fd) : null, withFd);
       if (sent === -EAGAIN) {
         // A front end that asks and does not read: nothing more is taken from it until it does.
         this.#watcher.modify(this.#fd, WRITABLE);
@@ -104,7 +113,8 @@ export class Connection {
         this.end(`sending failed: ${errnoName(sent)}`);
         return;
       }
-      if (sent < bytes.length) this.#output[0] = bytes.subarray(sent);
+      if (withFd) close(fd);
+      if (sent < bytes.length) this.#output[0] = { bytes: bytes.subarray(sent), fd: -1 };
       else this.#output.shift();
     }
     if (this.#open) this.#watcher.add(this.#fd);

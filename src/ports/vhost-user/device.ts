@@ -5,25 +5,24 @@
  * The messages that lead there come in any order; after each that may matter, `#apply` compares what workers have with what
  * they should have and replaces their attachment. Nothing that workers may be using is changed or closed before that.
  */
-import { address, close, eventfdSignal } from '#contract/os.ts';
-import { checkFiles, sealed } from '../memory.ts';
+import { checkEvent, close, eventfdSignal } from '#contract/os.ts';
 import { KIND, type VhostUserAttachment } from './attachment.ts';
-import { headerBytes, isPacked, OFFERED_PROTOCOL, offeredFeatures, rxOptions, txOptions } from './features.ts';
-import { checkRegions, findUserAddress, GuestMemory, type Region } from './guest-memory.ts';
-import type { Settings } from './options.ts';
-import { findPlace } from './place-packed.ts';
+import type { Reply } from './connection.ts';
 import {
-  availableBytes,
-  BROKEN_REASONS,
-  descriptorBytes,
-  type RingPlace,
-  STATE_BROKEN,
-  STATE_CURSOR,
-  STATE_LOCK,
-  STATE_WORDS,
-  usedBytes,
-} from './vring.ts';
-import { ENTRY_MASK, EVENT_BYTES, FIRST_PLACE, packedDescriptorBytes } from './vring-packed.ts';
+  headerBytes,
+  isLogging,
+  isPacked,
+  OFFERED_PROTOCOL,
+  offeredFeatures,
+  rxOptions,
+  txOptions,
+} from './features.ts';
+import { MemoryTable } from './memory-table.ts';
+import type { Settings } from './options.ts';
+import { placeRing, Ring, startPlace, wrongSize } from './ring.ts';
+import { Services } from './services.ts';
+import { BROKEN_REASONS, type RingPlace, STATE_BROKEN, STATE_CURSOR, STATE_LOCK, STATE_WORDS } from './vring.ts';
+import { ENTRY_MASK } from './vring-packed.ts';
 import * as wire from './wire.ts';
 
 /** What a device needs of its surroundings. */
@@ -31,27 +30,10 @@ export interface DeviceHost {
   readonly portNo: number;
   readonly mtu: number;
   readonly settings: Settings;
+  /** Where the journal of rings in flight lies. */
+  readonly rundir: string;
   /** Replaces the workers' attachment; resolves when all have it. */
   attach(attachment: VhostUserAttachment | undefined): Promise<void>;
-}
-
-class Ring {
-  readonly index: number;
-  size = 0;
-  /** Where the front end wants it to begin, as SET_VRING_BASE said it. */
-  base: number | undefined;
-  addresses: wire.VringAddress | undefined;
-  kickFd = -1;
-  callFd = -1;
-  errFd = -1;
-  started = false;
-  enabled = false;
-  /** The place in the ring has been compared with the used index since the ring was started. */
-  synced = false;
-
-  constructor(index: number) {
-    this.index = index;
-  }
 }
 
 /** A message that cannot be obeyed. Where it asked for no answer, the connection has no sense any more. */
@@ -59,9 +41,16 @@ export class RefusedError extends Error {
   override name = 'RefusedError';
 }
 
-type Handler = (device: VhostUserDevice, payload: Uint8Array, fds: number[]) => Promise<Uint8Array | undefined>;
+/** An answer's payload, and a descriptor that goes with it and is the receiver's. */
+interface AnswerWithFd {
+  readonly payload: Uint8Array;
+  readonly fd: number;
+}
 
-let generations = 0;
+type Answer = Uint8Array | AnswerWithFd | undefined;
+type Handler = (device: VhostUserDevice, payload: Uint8Array, fds: number[]) => Promise<Answer>;
+
+const NO_CONFIG = new Uint8Array(0);
 
 export class VhostUserDevice {
   readonly #host: DeviceHost;
@@ -73,26 +62,31 @@ export class VhostUserDevice {
   #protocol = 0n;
   #status = 0n;
   #guestMtu = 0;
-  #regions: readonly Region[] = [];
-  #memory: GuestMemory | undefined;
-  #generation = 0;
+  #mtu: number;
+  readonly #memory: MemoryTable;
+  readonly #services: Services;
   #attached: VhostUserAttachment | undefined;
   #attachedKey = '';
-  #sealed = false;
-  /** Why there is no memory though a table was sent; empty otherwise. */
-  memoryError = '';
   /** Why a started ring is not usable; empty otherwise. */
   ringError = '';
 
   constructor(host: DeviceHost) {
     this.#host = host;
+    this.#mtu = host.mtu;
     this.#offered = offeredFeatures(host.settings.offload, host.settings.packed);
     this.#state = new SharedArrayBuffer(wire.MAX_VRINGS * STATE_WORDS * 4);
     this.#words = new Int32Array(this.#state);
+    this.#memory = new MemoryTable(host.portNo);
+    this.#services = new Services(host.portNo, host.rundir, host.settings.queuePairs, host.mtu, this.#words);
+  }
+
+  /** Why there is no memory though a table was sent; empty otherwise. */
+  get memoryError(): string {
+    return this.#memory.error;
   }
 
   get hasMemory(): boolean {
-    return this.#memory !== undefined;
+    return this.#memory.memory !== undefined;
   }
 
   get up(): boolean {
@@ -108,11 +102,7 @@ export class VhostUserDevice {
       header_bytes: String(headerBytes(this.#features)),
     };
     if (this.#guestMtu > 0) facts['guest_mtu'] = String(this.#guestMtu);
-    if (this.#memory) {
-      facts['memory'] = this.#sealed ? 'sealed' : 'unsealed';
-      facts['memory_regions'] = String(this.#regions.length);
-      facts['memory_bytes'] = String(this.#regions.reduce((sum, r) => sum + r.size, 0));
-    }
+    Object.assign(facts, this.#memory.facts(), this.#services.facts());
     for (const ring of this.#attached?.rings ?? []) facts[`vring_${ring.index}_size`] = String(ring.size);
     return facts;
   }
@@ -126,29 +116,37 @@ export class VhostUserDevice {
     return undefined;
   }
 
+  /** Housekeeping, now and then: an announcement that was made needs its queue no more. */
+  async tidy(): Promise<void> {
+    if (this.#services.announced()) await this.#apply();
+  }
+
   /**
    * Obeys one message. Descriptors taken over are replaced by -1 in `fds`; the caller closes the others.
-   * @returns the answer's bytes, header included, or undefined when there is none to send.
+   * @returns the answer, or undefined when there is none to send.
    * @throws RefusedError when it cannot be obeyed and the front end asked for no answer.
    */
-  async handle(message: wire.Message, fds: number[]): Promise<Uint8Array | undefined> {
+  async handle(message: wire.Message, fds: number[]): Promise<Reply | undefined> {
     const row = wire.MESSAGES.get(message.code);
-    const needReply =
-      (message.flags & wire.FLAG_NEED_REPLY) !== 0 && wire.hasBit(this.#protocol, wire.PROTOCOL_FEATURES.REPLY_ACK);
-    const acknowledge = (code: bigint) => wire.encodeReply(message.code, wire.encodeU64(code));
+    const needReply = (message.flags & wire.FLAG_NEED_REPLY) !== 0 && this.#acknowledges;
+    const reply = (payload: Uint8Array, fd = -1): Reply => ({ bytes: wire.encodeReply(message.code, payload), fd });
+    const acknowledge = (code: bigint) => reply(wire.encodeU64(code));
     const known = row && (!row.needs || wire.hasBit(this.#protocol, wire.PROTOCOL_FEATURES[row.needs]));
     if (!known) return needReply ? acknowledge(1n) : undefined;
     try {
       const wrong = wire.checkPayload(row, message.payload, fds.length);
       if (wrong !== undefined) throw new RefusedError(wrong);
       const answer = await HANDLERS.get(message.code)!(this, message.payload, fds);
-      if (answer) return wire.encodeReply(message.code, answer);
+      if (answer) return answer instanceof Uint8Array ? reply(answer) : reply(answer.payload, answer.fd);
       return needReply ? acknowledge(0n) : undefined;
     } catch (error) {
       // A message with an answer of its own has no way to say no.
       if (needReply && !row.reply) return acknowledge(1n);
       // Without memory the port stays down and says why; the connection may still be of use.
       if (message.code === wire.SET_MEM_TABLE) return undefined;
+      if (message.code === wire.ADD_MEM_REG && !this.hasMemory) return undefined;
+      // An empty answer is the way to say that there is no such configuration.
+      if (message.code === wire.GET_CONFIG) return reply(NO_CONFIG);
       throw error instanceof RefusedError ? error : new RefusedError(`${row.name}: ${(error as Error).message}`);
     }
   }
@@ -161,7 +159,8 @@ export class VhostUserDevice {
     } finally {
       for (const ring of this.#rings.values()) for (const fd of [ring.kickFd, ring.callFd, ring.errFd]) closeFd(fd);
       this.#rings.clear();
-      this.#dropMemory();
+      this.#services.close();
+      this.#memory.clear();
     }
   }
 
@@ -173,6 +172,18 @@ export class VhostUserDevice {
     [wire.RESET_OWNER, (d) => d.#reset()],
     [wire.RESET_DEVICE, (d) => d.#reset()],
     [wire.SET_MEM_TABLE, (d, payload, fds) => d.#setMemory(payload, fds)],
+    [wire.GET_MAX_MEM_SLOTS, async () => wire.encodeU64(BigInt(wire.MAX_REGIONS))],
+    [wire.ADD_MEM_REG, (d, payload, fds) => d.#change(d.#memory.add(wire.decodeRegion(payload), fds))],
+    [wire.REM_MEM_REG, (d, payload) => d.#change(d.#memory.remove(wire.decodeRegion(payload)))],
+    [wire.SET_LOG_BASE, (d, payload, fds) => d.#change(d.#services.setLog(payload, fds), wire.encodeU64(0n))],
+    // Nobody waits for single bits of the log: the front end looks when it wants to.
+    [wire.SET_LOG_FD, async () => undefined],
+    [wire.SEND_RARP, (d, payload) => d.#change(d.#services.announce(payload))],
+    [wire.SET_BACKEND_REQ_FD, async (d, _, fds) => d.#services.setChannel(fds, d.#acknowledges) as undefined],
+    [wire.GET_CONFIG, async (d, payload) => d.#services.getConfig(payload)],
+    [wire.SET_CONFIG, async (d, payload) => d.#services.setConfig(payload) as undefined],
+    [wire.GET_INFLIGHT_FD, async (d, payload) => d.#services.getInflight(payload)],
+    [wire.SET_INFLIGHT_FD, (d, payload, fds) => d.#change(d.#services.setInflight(payload, fds))],
     [wire.SET_VRING_NUM, (d, payload) => d.#setSize(wire.VRING_STATE.decode(payload))],
     [wire.SET_VRING_ADDR, (d, payload) => d.#setAddresses(wire.VRING_ADDRESS.decode(payload))],
     [wire.SET_VRING_BASE, (d, payload) => d.#setBase(wire.VRING_STATE.decode(payload))],
@@ -225,6 +236,7 @@ export class VhostUserDevice {
     for (const ring of this.#rings.values()) ring.enabled = false;
     this.#features = 0n;
     this.#status = 0n;
+    await this.#change(this.#services.reset());
   }
 
   async #stopRings(): Promise<void> {
@@ -236,28 +248,29 @@ export class VhostUserDevice {
     // Workers let go of the old table before it goes; rings start again on the new one.
     const rows = wire.decodeMemoryTable(payload);
     await this.#detach();
-    this.#dropMemory();
-    try {
-      const regions = checkRegions(rows, fds);
-      checkFiles(regions);
-      this.#memory = new GuestMemory(regions, this.#host.portNo);
-      this.#regions = regions;
-      this.#generation = ++generations;
-      this.#sealed = sealed(regions);
-      this.memoryError = '';
-      fds.fill(-1);
-    } catch (error) {
-      this.memoryError = `the memory table was refused: ${(error as Error).message}; is the guest's memory shared (share=on)?`;
-      throw error;
-    }
+    this.#memory.replace(rows, fds);
     await this.#apply();
   }
 
-  #dropMemory(): void {
-    this.#memory?.close();
-    this.#memory = undefined;
-    for (const { fd } of this.#regions) closeFd(fd);
-    this.#regions = [];
+  /** Gives workers what has changed. @param release is called when they have let go of what was before. */
+  async #change<T extends Uint8Array | undefined>(release: (() => void) | void, answer?: T): Promise<T | undefined> {
+    try {
+      await this.#apply();
+    } finally {
+      release?.();
+    }
+    return answer;
+  }
+
+  get #acknowledges(): boolean {
+    return wire.hasBit(this.#protocol, wire.PROTOCOL_FEATURES.REPLY_ACK);
+  }
+
+  /** Frames for the guest may have this Ethernet payload from now on. */
+  async setMtu(mtu: number): Promise<void> {
+    this.#mtu = mtu;
+    this.#services.setMtu(mtu);
+    await this.#apply();
   }
 
   #ring(index: number): Ring {
@@ -274,7 +287,7 @@ export class VhostUserDevice {
 
   async #setSize({ index, num }: wire.VringState): Promise<undefined> {
     const ring = this.#ring(index);
-    const wrong = this.#wrongSize(num);
+    const wrong = wrongSize(num, isPacked(this.#features));
     if (wrong) throw new RefusedError(`ring ${index} of ${num} entries; ${wrong}`);
     await this.#without(ring, async () => {
       ring.size = num;
@@ -282,18 +295,12 @@ export class VhostUserDevice {
     });
   }
 
-  /** Why a ring of `size` entries cannot be; empty where it can. Packed rings have any size. */
-  #wrongSize(size: number): string {
-    if (size === 0 || size > wire.MAX_RING_SIZE) return `1 to ${wire.MAX_RING_SIZE} are possible`;
-    if (isPacked(this.#features) || (size & (size - 1)) === 0) return '';
-    return `a split ring has a power of two up to ${wire.MAX_RING_SIZE}`;
-  }
-
   async #setAddresses(addresses: wire.VringAddress): Promise<undefined> {
     const ring = this.#ring(addresses.index);
     ring.addresses = addresses;
-    if (this.#memory && ring.size > 0 && typeof this.#place(ring) === 'string') {
-      throw new RefusedError(this.#place(ring) as string);
+    if (this.hasMemory && ring.size > 0) {
+      const place = placeRing(ring, this.#memory, isPacked(this.#features));
+      if (typeof place === 'string') throw new RefusedError(place);
     }
     await this.#apply();
   }
@@ -326,6 +333,8 @@ export class VhostUserDevice {
     const ring = this.#ring(Number(value & wire.VRING_INDEX_MASK));
     const none = (value & wire.VRING_NO_FD) !== 0n;
     if (!none && fds.length !== 1) throw new RefusedError(`ring ${ring.index}: a descriptor is missing`);
+    // What is polled and written to must be nothing that another program answers for.
+    if (!none) checkEvent(fds[0]!);
     const old = ring[which];
     ring[which] = none ? -1 : fds[0]!;
     if (!none) fds[0] = -1;
@@ -357,70 +366,28 @@ export class VhostUserDevice {
     await this.#apply();
   }
 
-  /** Where a ring lies, or what is wrong with its addresses. */
-  #place(ring: Ring): RingPlace | string {
-    const { addresses, size, index } = ring;
-    if (!addresses) return `ring ${index} has no addresses`;
-    const packed = isPacked(this.#features);
-    const wrong = this.#wrongSize(size);
-    if (wrong) return `ring ${index} has ${size} entries; ${wrong}`;
-    const find = (name: string, at: bigint, bytes: number, align: number) => {
-      const place = findUserAddress(this.#regions, at, bytes);
-      if (!place) return `ring ${index}: ${name} at 0x${at.toString(16)} is not in the memory table`;
-      const here = address(this.#memory!.buffers[place.region]!) + place.offset;
-      return here % align === 0 && place.offset % align === 0
-        ? place
-        : `ring ${index}: ${name} is not aligned to ${align} bytes`;
-    };
-    const [table, driver, device] = packed
-      ? ['descriptor ring', 'driver event area', 'device event area']
-      : ['descriptor table', 'available ring', 'used ring'];
-    const desc = find(table!, addresses.descriptors, packed ? packedDescriptorBytes(size) : descriptorBytes(size), 16);
-    const avail = find(driver!, addresses.available, packed ? EVENT_BYTES : availableBytes(size), packed ? 4 : 2);
-    const used = find(device!, addresses.used, packed ? EVENT_BYTES : usedBytes(size), 4);
-    for (const place of [desc, avail, used]) if (typeof place === 'string') return place;
-    if (typeof desc === 'string' || typeof avail === 'string' || typeof used === 'string') return '';
-    return {
-      index,
-      size,
-      descriptorRegion: desc.region,
-      descriptorOffset: desc.offset,
-      availableRegion: avail.region,
-      availableOffset: avail.offset,
-      usedRegion: used.region,
-      usedOffset: used.offset,
-      kickFd: ring.kickFd,
-      callFd: ring.callFd,
-    };
-  }
-
-  /**
-   * A ring goes on where its used index stands. The base that the front end gave differs from it only when a back end
-   * before us ended between taking and returning buffers; those are lost or sent again, as after any crash. A packed ring
-   * has no used index: see place-packed.ts.
-   */
   #sync(ring: Ring, place: RingPlace): void {
     if (ring.synced) return;
     ring.synced = true;
     const row = ring.index * STATE_WORDS;
-    const { buffers } = this.#memory!;
-    if (isPacked(this.#features)) {
-      const desc = new Uint32Array(buffers[place.descriptorRegion]!, place.descriptorOffset, 4 * place.size);
-      this.#words[row + STATE_CURSOR] = findPlace(desc, place.size, ring.base ?? FIRST_PLACE);
-    } else {
-      this.#words[row + STATE_CURSOR] = new Uint16Array(buffers[place.usedRegion]!, place.usedOffset, 2)[1]!;
-    }
+    this.#words[row + STATE_CURSOR] = startPlace(
+      ring,
+      place,
+      this.#memory,
+      isPacked(this.#features),
+      this.#services.inflight,
+    );
     this.#words[row + STATE_BROKEN] = 0;
     this.#words[row + STATE_LOCK] = 0;
   }
 
   #wanted(): VhostUserAttachment | undefined {
     this.ringError = '';
-    if (!this.#memory) return undefined;
+    if (!this.hasMemory) return undefined;
     const rings: RingPlace[] = [];
     for (const ring of this.#rings.values()) {
       if (!ring.started || !ring.enabled || ring.size === 0) continue;
-      const place = this.#place(ring);
+      const place = placeRing(ring, this.#memory, isPacked(this.#features));
       if (typeof place === 'string') {
         this.ringError = place;
         continue;
@@ -434,13 +401,15 @@ export class VhostUserDevice {
       kind: KIND,
       portNo: this.#host.portNo,
       rxQueues: rings.filter(({ index }) => index % 2 === 1).map(({ index }) => index >> 1),
-      generation: this.#generation,
-      regions: this.#regions,
+      generation: this.#memory.generation,
+      regions: this.#memory.regions,
       rings,
       packed: isPacked(this.#features),
       state: this.#state,
       rx: rxOptions(this.#features),
-      tx: txOptions(this.#features, this.#host.mtu, this.#host.settings.retries),
+      tx: txOptions(this.#features, this.#mtu, this.#host.settings.retries),
+      logAll: isLogging(this.#features),
+      ...this.#services.parts(),
     };
   }
 

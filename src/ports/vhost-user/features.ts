@@ -9,8 +9,10 @@ const PLAIN: readonly VirtioFeature[] = [
   // The control queue, when there is one, is served by the front end.
   'CTRL_VQ',
   'CTRL_RX',
+  'GUEST_ANNOUNCE',
   'MQ',
   'NOTIFY_ON_EMPTY',
+  'LOG_ALL',
   'ANY_LAYOUT',
   'INDIRECT_DESC',
   'EVENT_IDX',
@@ -34,9 +36,24 @@ const OFFLOAD: readonly VirtioFeature[] = [
 export const offeredFeatures = (offload: boolean, packed: boolean): bigint =>
   bits(VIRTIO_FEATURES, [...PLAIN, ...(offload ? OFFLOAD : []), ...(packed ? (['RING_PACKED'] as const) : [])]);
 
-export const OFFERED_PROTOCOL: bigint = bits(PROTOCOL_FEATURES, ['MQ', 'REPLY_ACK', 'NET_MTU', 'STATUS']);
+export const OFFERED_PROTOCOL: bigint = bits(PROTOCOL_FEATURES, [
+  'MQ',
+  'LOG_SHMFD',
+  'RARP',
+  'REPLY_ACK',
+  'NET_MTU',
+  'BACKEND_REQ',
+  'CONFIG',
+  'INFLIGHT_SHMFD',
+  'RESET_DEVICE',
+  'CONFIGURE_MEM_SLOTS',
+  'STATUS',
+]);
 
 const has = (features: bigint, name: VirtioFeature): boolean => hasBit(features, VIRTIO_FEATURES[name]);
+
+/** The front end wants every write to guest memory logged. */
+export const isLogging = (features: bigint): boolean => has(features, 'LOG_ALL');
 
 export const isPacked = (features: bigint): boolean => has(features, 'RING_PACKED');
 

@@ -78,6 +78,14 @@ export function findUserAddress(regions: readonly Region[], at: bigint, length: 
   return region < 0 ? undefined : { region, offset: start - regions[region]!.userAddress };
 }
 
+/** The same bytes of the same open file at the same addresses. A descriptor stays open while a table names it. */
+const same = (a: Region, b: Region): boolean =>
+  a.fd === b.fd &&
+  a.guestAddress === b.guestAddress &&
+  a.userAddress === b.userAddress &&
+  a.size === b.size &&
+  a.mmapOffset === b.mmapOffset;
+
 /** A mapped memory table. Each thread that touches guest memory has its own. */
 export class GuestMemory {
   readonly regions: readonly Region[];
@@ -87,14 +95,26 @@ export class GuestMemory {
   readonly u32: readonly Uint32Array[];
   /** Guest address translation, TABLE_STRIDE doubles per region. */
   readonly table: Float64Array;
-  #open = true;
+  /** Mappings to be released by `close`: those that no later table took over. */
+  readonly #own: Set<ArrayBuffer>;
 
-  /** @param owner port number for the SIGBUS guard. @throws OsError when a region cannot be mapped; nothing stays mapped then. */
-  constructor(regions: readonly Region[], owner: number) {
-    const buffers = mapFiles(regions, owner);
+  /**
+   * @param owner port number for the SIGBUS guard.
+   * @param previous a table of this thread, whose mappings are taken over for regions that both have.
+   * @throws OsError when a region cannot be mapped; `previous` is what it was then.
+   */
+  constructor(regions: readonly Region[], owner: number, previous?: GuestMemory) {
+    const kept = regions.map((r) => previous?.buffers[previous.regions.findIndex((old) => same(old, r))]);
+    const fresh = mapFiles(
+      regions.filter((_, i) => kept[i] === undefined),
+      owner,
+    );
+    const buffers = kept.map((buffer) => buffer ?? fresh.shift()!);
+    if (previous) for (const buffer of buffers) previous.#own.delete(buffer);
     this.regions = regions;
     this.count = regions.length;
     this.buffers = buffers;
+    this.#own = new Set(buffers);
     this.u32 = buffers.map((buffer) => new Uint32Array(buffer, 0, Math.floor(buffer.byteLength / 4)));
     this.table = new Float64Array(regions.length * TABLE_STRIDE);
     regions.forEach((r, i) => {
@@ -106,9 +126,8 @@ export class GuestMemory {
 
   /** Lets the guest's memory go now; views of it read zeros from here on. */
   close(): void {
-    if (!this.#open) return;
-    this.#open = false;
-    for (const buffer of this.buffers) release(buffer);
+    for (const buffer of this.#own) release(buffer);
+    this.#own.clear();
   }
 }
 

@@ -313,6 +313,11 @@ export class VhostRxQueue implements RxQueue {
     return this.#frames.lay(batch, slot, walker) ? 1 : 0;
   }
 
+  /** Where the ring will stand when the burst at hand is given back. */
+  get next(): number {
+    return (this.#vring.state[CURSOR]! + this.#taken) & 0xffff;
+  }
+
   complete(): void {
     const taken = this.#taken;
     if (taken === 0) return;

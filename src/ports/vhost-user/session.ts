@@ -20,6 +20,8 @@ export class VhostUserSession implements PortSession {
   readonly #host: PortHost;
   readonly #rundir: string;
   #settings: Settings;
+  /** Ethernet payload of frames for the guest, in bytes. */
+  #mtu: number;
   #endpoint: Endpoint | undefined;
   #connection: Connection | undefined;
   #device: VhostUserDevice | undefined;
@@ -38,6 +40,7 @@ export class VhostUserSession implements PortSession {
     this.#host = host;
     this.#rundir = rundir;
     this.#settings = parseOptions(config, rundir);
+    this.#mtu = config.mtu;
   }
 
   async start(): Promise<void> {
@@ -52,6 +55,13 @@ export class VhostUserSession implements PortSession {
     return JSON.stringify(next) === JSON.stringify(this.#settings);
   }
 
+  async setMtu(mtu: number): Promise<boolean> {
+    this.#mtu = mtu;
+    await this.#device?.setMtu(mtu);
+    this.#tell();
+    return true;
+  }
+
   fault(reason: string): void {
     this.#faulted = true;
     this.#error = reason;
@@ -59,10 +69,11 @@ export class VhostUserSession implements PortSession {
     else this.#tell();
   }
 
-  /** Closes the connection when a worker found a ring that makes no sense. Runs by itself every 100 ms. */
+  /** Closes the connection when a worker found a ring that makes no sense, and tidies up. Runs by itself every 100 ms. */
   check(): void {
     const broken = this.#device?.broken();
     if (broken !== undefined) this.fault(`the guest broke a ring: ${broken}`);
+    else this.#device?.tidy().catch((error: Error) => this.fault(error.message));
   }
 
   status(): PortStatus {
@@ -71,7 +82,7 @@ export class VhostUserSession implements PortSession {
       mode: this.#settings.mode,
       status: this.#connection ? 'connected' : 'disconnected',
       socket: this.#settings.path,
-      mtu: String(this.#config.mtu),
+      mtu: String(this.#mtu),
     };
     if (this.#connection && this.#peer) facts['peer_pid'] = this.#peer;
     if (device) Object.assign(facts, device.facts());
@@ -115,8 +126,9 @@ export class VhostUserSession implements PortSession {
   #connected(fd: number): void {
     const host: DeviceHost = {
       portNo: this.portNo,
-      mtu: this.#config.mtu,
+      mtu: this.#mtu,
       settings: this.#settings,
+      rundir: this.#rundir,
       attach: (attachment) => this.#host.attach(this.portNo, attachment),
     };
     const device = new VhostUserDevice(host);

@@ -381,6 +381,11 @@ export class VhostTxQueue implements TxQueue, BufferRing {
     return BAD_DESCRIPTOR;
   }
 
+  /** Where the ring will stand when the last push is published. */
+  get next(): number {
+    return this.#now;
+  }
+
   publish(): void {
     const before = this.#before;
     const now = this.#now;

@@ -61,6 +61,8 @@ export interface RingPlace {
   /** eventfds, or -1. */
   readonly kickFd: number;
   readonly callFd: number;
+  /** Writes to the ring are to be logged, as if it were at these guest physical addresses. */
+  readonly log?: { readonly usedAt: number; readonly descriptorsAt: number };
 }
 
 /** Views of a ring's parts and its state row; made once per attachment. */

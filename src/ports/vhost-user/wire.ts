@@ -130,13 +130,69 @@ export function decodeMemoryTable(payload: Uint8Array): MemoryRegion[] {
   );
 }
 
-export type PayloadKind = 'none' | 'u64' | 'vringState' | 'vringAddress' | 'memory' | 'any';
+/** One region of ADD_MEM_REG and REM_MEM_REG: padding, then a row of a memory table. */
+export const encodeRegion = (region: MemoryRegion): Uint8Array =>
+  MEMORY_REGION.encode(region, new Uint8Array(8 + MEMORY_REGION.bytes), 8);
+export const decodeRegion = (payload: Uint8Array): MemoryRegion => MEMORY_REGION.decode(payload, 8);
+
+/** The dirty log: one bit per LOG_PAGE bytes of guest physical memory, from address 0 on ("Migration"). */
+export const LOG_PAGE = 0x1000;
+export const LOG = layout('log description', 16, { size: 'u64', offset: 'u64' });
+/** The flag of SET_VRING_ADDR that asks for a log of the used ring, at address `log`. */
+export const VRING_LOG = 1;
+
+/** Where the record of descriptors in flight lies. QEMU's structure has four more bytes, of padding. */
+export const INFLIGHT = layout('inflight description', 20, {
+  size: 'u64',
+  offset: 'u64',
+  queues: 'u16',
+  queueSize: 'u16',
+});
+const INFLIGHT_PADDED = 24;
+export type Inflight = ReturnType<(typeof INFLIGHT)['decode']>;
+
+/** Bytes of device configuration that one message may carry. */
+export const MAX_CONFIG = 256;
+export const CONFIG_HEADER = layout('configuration header', 12, { offset: 'u32', size: 'u32', flags: 'u32' });
+
+/** What of the device configuration a message is about, and the bytes themselves. */
+export interface ConfigPart {
+  readonly offset: number;
+  readonly flags: number;
+  readonly bytes: Uint8Array;
+}
+
+export function encodeConfig({ offset, flags, bytes }: ConfigPart): Uint8Array {
+  const out = new Uint8Array(CONFIG_HEADER.bytes + bytes.length);
+  CONFIG_HEADER.encode({ offset, size: bytes.length, flags }, out);
+  out.set(bytes, CONFIG_HEADER.bytes);
+  return out;
+}
+
+/** @throws RangeError for a payload that `checkPayload` would not take. */
+export function decodeConfig(payload: Uint8Array): ConfigPart {
+  const { offset, size, flags } = CONFIG_HEADER.decode(payload);
+  if (payload.length < CONFIG_HEADER.bytes + size) throw new RangeError(`configuration of ${size} bytes is cut short`);
+  return { offset, flags, bytes: payload.slice(CONFIG_HEADER.bytes, CONFIG_HEADER.bytes + size) };
+}
+
+export type PayloadKind =
+  | 'none'
+  | 'u64'
+  | 'vringState'
+  | 'vringAddress'
+  | 'memory'
+  | 'region'
+  | 'log'
+  | 'inflight'
+  | 'config';
 
 const PAYLOAD_BYTES: Readonly<Partial<Record<PayloadKind, number>>> = {
   none: 0,
   u64: U64.bytes,
   vringState: VRING_STATE.bytes,
   vringAddress: VRING_ADDRESS.bytes,
+  region: 8 + MEMORY_REGION.bytes,
 };
 
 export interface MessageRow {
@@ -145,7 +201,7 @@ export interface MessageRow {
   /** Descriptors that may come along, at most. */
   readonly fds: number;
   /** Payload of the answer that the message always has; without one it is answered only on NEED_REPLY. */
-  readonly reply?: 'u64' | 'vringState';
+  readonly reply?: 'u64' | 'vringState' | 'inflight' | 'config';
   /** Protocol feature without which the message is unknown. */
   readonly needs?: ProtocolFeature;
 }
@@ -155,6 +211,8 @@ export const SET_FEATURES = 2;
 export const SET_OWNER = 3;
 export const RESET_OWNER = 4;
 export const SET_MEM_TABLE = 5;
+export const SET_LOG_BASE = 6;
+export const SET_LOG_FD = 7;
 export const SET_VRING_NUM = 8;
 export const SET_VRING_ADDR = 9;
 export const SET_VRING_BASE = 10;
@@ -166,10 +224,22 @@ export const GET_PROTOCOL_FEATURES = 15;
 export const SET_PROTOCOL_FEATURES = 16;
 export const GET_QUEUE_NUM = 17;
 export const SET_VRING_ENABLE = 18;
+export const SEND_RARP = 19;
 export const NET_SET_MTU = 20;
+export const SET_BACKEND_REQ_FD = 21;
+export const GET_CONFIG = 24;
+export const SET_CONFIG = 25;
+export const GET_INFLIGHT_FD = 31;
+export const SET_INFLIGHT_FD = 32;
 export const RESET_DEVICE = 34;
+export const GET_MAX_MEM_SLOTS = 36;
+export const ADD_MEM_REG = 37;
+export const REM_MEM_REG = 38;
 export const SET_STATUS = 39;
 export const GET_STATUS = 40;
+
+/** Requests of the back end, on a channel of its own ("Back-end message types"). */
+export const BACKEND_CONFIG_CHANGE = 2;
 
 /** Requests of the front end that this switch knows, by code (vhost-user.rst, "Front-end message types"). */
 export const MESSAGES: ReadonlyMap<number, MessageRow> = new Map<number, MessageRow>([
@@ -178,6 +248,8 @@ export const MESSAGES: ReadonlyMap<number, MessageRow> = new Map<number, Message
   [SET_OWNER, { name: 'SET_OWNER', payload: 'none', fds: 0 }],
   [RESET_OWNER, { name: 'RESET_OWNER', payload: 'none', fds: 0 }],
   [SET_MEM_TABLE, { name: 'SET_MEM_TABLE', payload: 'memory', fds: MAX_REGIONS }],
+  [SET_LOG_BASE, { name: 'SET_LOG_BASE', payload: 'log', fds: 1, reply: 'u64', needs: 'LOG_SHMFD' }],
+  [SET_LOG_FD, { name: 'SET_LOG_FD', payload: 'none', fds: 1 }],
   [SET_VRING_NUM, { name: 'SET_VRING_NUM', payload: 'vringState', fds: 0 }],
   [SET_VRING_ADDR, { name: 'SET_VRING_ADDR', payload: 'vringAddress', fds: 0 }],
   [SET_VRING_BASE, { name: 'SET_VRING_BASE', payload: 'vringState', fds: 0 }],
@@ -189,8 +261,24 @@ export const MESSAGES: ReadonlyMap<number, MessageRow> = new Map<number, Message
   [SET_PROTOCOL_FEATURES, { name: 'SET_PROTOCOL_FEATURES', payload: 'u64', fds: 0 }],
   [GET_QUEUE_NUM, { name: 'GET_QUEUE_NUM', payload: 'none', fds: 0, reply: 'u64', needs: 'MQ' }],
   [SET_VRING_ENABLE, { name: 'SET_VRING_ENABLE', payload: 'vringState', fds: 0 }],
+  [SEND_RARP, { name: 'SEND_RARP', payload: 'u64', fds: 0, needs: 'RARP' }],
   [NET_SET_MTU, { name: 'NET_SET_MTU', payload: 'u64', fds: 0, needs: 'NET_MTU' }],
+  [SET_BACKEND_REQ_FD, { name: 'SET_BACKEND_REQ_FD', payload: 'none', fds: 1, needs: 'BACKEND_REQ' }],
+  [GET_CONFIG, { name: 'GET_CONFIG', payload: 'config', fds: 0, reply: 'config', needs: 'CONFIG' }],
+  [SET_CONFIG, { name: 'SET_CONFIG', payload: 'config', fds: 0, needs: 'CONFIG' }],
+  [
+    GET_INFLIGHT_FD,
+    { name: 'GET_INFLIGHT_FD', payload: 'inflight', fds: 0, reply: 'inflight', needs: 'INFLIGHT_SHMFD' },
+  ],
+  [SET_INFLIGHT_FD, { name: 'SET_INFLIGHT_FD', payload: 'inflight', fds: 1, needs: 'INFLIGHT_SHMFD' }],
   [RESET_DEVICE, { name: 'RESET_DEVICE', payload: 'none', fds: 0, needs: 'RESET_DEVICE' }],
+  [
+    GET_MAX_MEM_SLOTS,
+    { name: 'GET_MAX_MEM_SLOTS', payload: 'none', fds: 0, reply: 'u64', needs: 'CONFIGURE_MEM_SLOTS' },
+  ],
+  [ADD_MEM_REG, { name: 'ADD_MEM_REG', payload: 'region', fds: 1, needs: 'CONFIGURE_MEM_SLOTS' }],
+  // A descriptor may come along with a region that goes, and means nothing.
+  [REM_MEM_REG, { name: 'REM_MEM_REG', payload: 'region', fds: 1, needs: 'CONFIGURE_MEM_SLOTS' }],
   [SET_STATUS, { name: 'SET_STATUS', payload: 'u64', fds: 0, needs: 'STATUS' }],
   [GET_STATUS, { name: 'GET_STATUS', payload: 'none', fds: 0, reply: 'u64', needs: 'STATUS' }],
 ]);
@@ -202,6 +290,11 @@ export function checkPayload(row: MessageRow, payload: Uint8Array, fds: number):
   if (bytes !== undefined && payload.length !== bytes) {
     return `${row.name} has a payload of ${payload.length} bytes, not ${bytes}`;
   }
+  if (row.payload === 'log') return checkLog(row, payload);
+  if (row.payload === 'inflight' && payload.length !== INFLIGHT.bytes && payload.length !== INFLIGHT_PADDED) {
+    return `${row.name} has a payload of ${payload.length} bytes, not ${INFLIGHT.bytes} or ${INFLIGHT_PADDED}`;
+  }
+  if (row.payload === 'config') return checkConfig(row, payload);
   if (row.payload !== 'memory') return undefined;
   if (payload.length < MEMORY_HEADER.bytes) return `${row.name} has a payload of ${payload.length} bytes`;
   const { count } = MEMORY_HEADER.decode(payload);
@@ -210,6 +303,20 @@ export function checkPayload(row: MessageRow, payload: Uint8Array, fds: number):
   if (payload.length < MEMORY_HEADER.bytes + count * MEMORY_REGION.bytes)
     return `${row.name} is shorter than its ${count} regions`;
   if (fds !== count) return `${row.name} has ${count} regions and ${fds} descriptors`;
+  return undefined;
+}
+
+/** A front end whose log is no file sends a 64-bit number instead; nobody but its own process could use it. */
+const checkLog = (row: MessageRow, payload: Uint8Array): string | undefined =>
+  payload.length === LOG.bytes || payload.length === U64.bytes
+    ? undefined
+    : `${row.name} has a payload of ${payload.length} bytes, not ${LOG.bytes}`;
+
+function checkConfig(row: MessageRow, payload: Uint8Array): string | undefined {
+  if (payload.length < CONFIG_HEADER.bytes) return `${row.name} has a payload of ${payload.length} bytes`;
+  const { size } = CONFIG_HEADER.decode(payload);
+  if (size > MAX_CONFIG) return `${row.name} is about ${size} bytes, at most ${MAX_CONFIG} are possible`;
+  if (payload.length !== CONFIG_HEADER.bytes + size) return `${row.name} has ${payload.length} bytes for ${size}`;
   return undefined;
 }
 

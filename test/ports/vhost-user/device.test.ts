@@ -18,7 +18,13 @@ const settings = parseOptions({ portNo: 1, name: 'p', type: 'vhost-user', option
 
 function rig() {
   const attached: (VhostUserAttachment | undefined)[] = [];
-  const device = new VhostUserDevice({ portNo: 1, mtu: 1500, settings, attach: async (a) => void attached.push(a) });
+  const device = new VhostUserDevice({
+    portNo: 1,
+    mtu: 1500,
+    settings,
+    rundir: '/tmp',
+    attach: async (a) => void attached.push(a),
+  });
   const handle = (code: number, payload: Uint8Array = new Uint8Array(0), fds: number[] = []) =>
     device.handle({ code, flags: wire.VERSION, payload }, fds);
   return { device, attached, handle };
@@ -54,7 +60,7 @@ test('offers follow the offload option; the header grows with VERSION_1 or merge
   const bit = (name: wire.VirtioFeature) => 1n << BigInt(wire.VIRTIO_FEATURES[name]);
   t.is(offeredFeatures(false, true) & bit('GUEST_TSO4'), 0n);
   t.is(offeredFeatures(true, true) & bit('GUEST_TSO4'), bit('GUEST_TSO4'));
-  t.is(OFFERED_PROTOCOL, 0x10019n);
+  t.is(OFFERED_PROTOCOL, 0x1b23fn);
   t.deepEqual([0n, bit('MRG_RXBUF'), bit('VERSION_1')].map(headerBytes), [10, 12, 12]);
   t.like(txOptions(bit('GUEST_CSUM') | bit('GUEST_TSO6'), 1500, 8), {
     checksum: true,
