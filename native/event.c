@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <linux/aio_abi.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -33,20 +34,30 @@ struct aio_ring {
   unsigned id, nr, head, tail, magic, compat_features, incompat_features, header_length;
 };
 
-// Per thread: made by its first call, freed by the kernel at exit. 0: not tried, -1: the system has none.
+// Per thread: made by its first call, ended with the thread. 0: not tried, -1: the system has none.
 static _Thread_local struct {
   int state;
-  int memfd;
   aio_context_t context;
 } raiser;
+// What all of them read: an empty file.
+static int empty_file = -1;
+static pthread_key_t thread_end;
+static pthread_once_t raisers = PTHREAD_ONCE_INIT;
+
+static void end_raiser(void *context) { syscall(SYS_io_destroy, (aio_context_t)context); }
+
+static void first_raiser(void) {
+  if (pthread_key_create(&thread_end, end_raiser) == 0) empty_file = memfd_create("ringway-raise", MFD_CLOEXEC);
+}
 
 static bool raiser_ready(void) {
   if (raiser.state == 0) {
     raiser.state = -1;
-    raiser.memfd = memfd_create("ringway-raise", MFD_CLOEXEC);
-    if (raiser.memfd >= 0 && syscall(SYS_io_setup, AIO_EVENTS, &raiser.context) == 0) {
+    pthread_once(&raisers, first_raiser);
+    if (empty_file >= 0 && syscall(SYS_io_setup, AIO_EVENTS, &raiser.context) == 0) {
       const struct aio_ring *ring = (const void *)raiser.context;
       raiser.state = ring->magic == AIO_RING_MAGIC && ring->incompat_features == 0 ? 1 : -1;
+      pthread_setspecific(thread_end, (const void *)raiser.context);
     }
   }
   return raiser.state == 1;
@@ -54,7 +65,7 @@ static bool raiser_ready(void) {
 
 // Adds 1 to an eventfd's counter, or leaves it at its maximum. 0 or -errno (EINVAL: not an eventfd).
 static int raise_counter(int fd) {
-  struct iocb request = {.aio_fildes = (uint32_t)raiser.memfd,
+  struct iocb request = {.aio_fildes = (uint32_t)empty_file,
                          .aio_lio_opcode = IOCB_CMD_PREAD,
                          .aio_flags = IOCB_FLAG_RESFD,
                          .aio_resfd = (uint32_t)fd};
