@@ -1,5 +1,5 @@
 /**
- * Where the parts of a split virtqueue lie (virtio 1.2 section 2.7) and how a chain shape becomes descriptors.
+ * Where the parts of a virtqueue lie (virtio 1.2 sections 2.7 and 2.8) and how a chain shape becomes descriptors.
  */
 import type { Block } from './memory.ts';
 import type { ChainShape } from './options.ts';
@@ -13,13 +13,25 @@ export const DESC_BYTES = 16;
 export const AVAIL_NO_INTERRUPT = 1;
 export const USED_NO_NOTIFY = 1;
 
+/** Packed rings: descriptor flags (section 2.8.1), and event suppression (section 2.8.14). */
+export const PACKED_AVAIL = 1 << 7;
+export const PACKED_USED = 1 << 15;
+export const EVENT_BYTES = 4;
+export const EVENT_DISABLE = 1;
+export const EVENT_DESC = 2;
+/** A place in a packed ring is an entry with the wrap counter as this bit. */
+export const WRAP_BIT = 1 << 15;
+
 /** Bytes kept before each frame, for the virtio-net header. */
 export const HEADER_ROOM = 16;
 /** Entries of a buffer's indirect table: header and pieces of one chain. */
 export const TABLE_ENTRIES = 64;
 export const MAX_CUTS = TABLE_ENTRIES - 2;
 
-/** Byte offsets of a ring's parts from the start of its block, and the bytes of ring and tables. */
+/**
+ * Byte offsets of a ring's parts from the start of its block, and the bytes of ring and tables. Of a packed ring the parts
+ * `avail` and `used` are the driver's and the device's event suppression.
+ */
 export interface RingLayout {
   readonly size: number;
   readonly descAt: number;
@@ -36,10 +48,16 @@ export interface RingLayout {
 const align = (value: number, to: number): number => Math.ceil(value / to) * to;
 
 /** Lays out a ring of `size` descriptors with `buffers` buffers for frames of `frameBytes`. */
-export function ringLayout(size: number, buffers: number, frameBytes: number, tables: boolean): RingLayout {
+export function ringLayout(
+  size: number,
+  buffers: number,
+  frameBytes: number,
+  tables: boolean,
+  packed = false,
+): RingLayout {
   const availAt = size * DESC_BYTES;
-  const usedAt = align(availAt + 6 + 2 * size, 64);
-  const tablesAt = align(usedAt + 6 + 8 * size, 64);
+  const usedAt = align(availAt + (packed ? EVENT_BYTES : 6 + 2 * size), 64);
+  const tablesAt = align(usedAt + (packed ? EVENT_BYTES : 6 + 8 * size), 64);
   return {
     size,
     descAt: 0,

@@ -42,8 +42,10 @@ export interface PortOptions {
   queues?: number;
   /** Queue pairs enabled at the start. Default: all that the switch offers. */
   enabled?: number;
-  /** Descriptors per ring, a power of two from 8 to 32768. Default 256. */
+  /** Descriptors per ring, 8 to 32768; of a split ring a power of two. Default 256. */
   ringSize?: number;
+  /** Packed rings (RING_PACKED, which the switch must offer then) in place of split ones. Default false. */
+  packed?: boolean;
   /** Virtio features to accept where offered. Default DEFAULT_FEATURES. */
   features?: readonly Feature[];
   /** Features without which opening fails. Default: none. */
@@ -95,6 +97,8 @@ export const TSO_FRAME_BYTES = 65_584;
 const FRAME_BYTES = 2032;
 const GIB = 2 ** 30;
 
+const PACKED_FEATURES: readonly Feature[] = ['VERSION_1', 'RING_PACKED'];
+
 const within = (name: string, value: number, low: number, high: number): number => {
   if (!Number.isSafeInteger(value) || value < low || value > high) {
     throw new RangeError(`option ${name} is ${value}; it must be a whole number from ${low} to ${high}`);
@@ -106,11 +110,12 @@ const within = (name: string, value: number, low: number, high: number): number 
 export function checkOptions(options: PortOptions): Settings {
   if (!options.path) throw new RangeError('option path is missing: the path of the vhost-user socket');
   const ringSize = within('ringSize', options.ringSize ?? 256, 8, 32_768);
-  if ((ringSize & (ringSize - 1)) !== 0)
-    throw new RangeError(`option ringSize is ${ringSize}; it must be a power of two`);
+  const packed = options.packed ?? false;
+  if (!packed && (ringSize & (ringSize - 1)) !== 0)
+    throw new RangeError(`option ringSize is ${ringSize}; it must be a power of two, or the rings packed`);
   const queues = within('queues', options.queues ?? 1, 1, MAX_QUEUE_PAIRS);
   let wanted = featureMask(options.features ?? DEFAULT_FEATURES);
-  const required = featureMask(options.required ?? []);
+  const required = featureMask([...(options.required ?? []), ...(packed ? PACKED_FEATURES : [])]);
   wanted |= required;
   if (queues > 1) wanted |= featureMask(['MQ']);
   const tso = hasFeature(wanted, 'HOST_TSO4') || hasFeature(wanted, 'HOST_TSO6') || hasFeature(wanted, 'HOST_UFO');
@@ -129,6 +134,7 @@ export function checkOptions(options: PortOptions): Settings {
     queues,
     enabled: within('enabled', options.enabled ?? queues, 1, queues),
     ringSize,
+    packed,
     wanted,
     required,
     protocol: protocolMask(options.protocol ?? DEFAULT_PROTOCOL),

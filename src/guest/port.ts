@@ -19,6 +19,7 @@ import {
   unlinkIfSocket,
   Watcher,
 } from '#contract/os.ts';
+import { packedBase } from '#ports/vhost-user/wire.ts';
 import { Connection } from './connection.ts';
 import { type Feature, featureNames, hasFeature, headerBytes } from './features.ts';
 import { type Negotiated, negotiate, type RingPlan, sendEnable, startRings, stopRings } from './handshake.ts';
@@ -27,7 +28,9 @@ import { GuestMemory } from './memory.ts';
 import { checkOptions, type PortOptions, type Settings } from './options.ts';
 import { Queue } from './queue.ts';
 import { RxQueue } from './rx.ts';
+import { PackedRxQueue } from './rx-packed.ts';
 import { TxQueue } from './tx.ts';
+import { PackedTxQueue } from './tx-packed.ts';
 
 export type PortState = 'waiting' | 'negotiating' | 'up' | 'closed';
 
@@ -59,8 +62,8 @@ export class VirtioPort {
     this.settings = settings;
     this.#enabled = settings.enabled;
     const indirect = hasFeature(settings.wanted, 'INDIRECT_DESC');
-    const rx = ringLayout(settings.ringSize, settings.rxBuffers, settings.rxFrameBytes, indirect);
-    const tx = ringLayout(settings.ringSize, settings.txBuffers, settings.txFrameBytes, indirect);
+    const rx = ringLayout(settings.ringSize, settings.rxBuffers, settings.rxFrameBytes, indirect, settings.packed);
+    const tx = ringLayout(settings.ringSize, settings.txBuffers, settings.txFrameBytes, indirect, settings.packed);
     for (let i = 0; i < settings.queues; i++) this.#layouts.push(rx, tx);
     const sizes = this.#layouts.map(({ bytes, buffers, stride }) => ({
       ringBytes: bytes,
@@ -69,11 +72,17 @@ export class VirtioPort {
     this.#memory = new GuestMemory('virtio-port', sizes, settings.memory);
     for (let i = 0; i < settings.queues; i++) {
       const [rxBlock, txBlock] = [this.#memory.blocks[2 * i]!, this.#memory.blocks[2 * i + 1]!];
-      const queue = new Queue(
-        i,
-        new RxQueue(rxBlock, rx, settings.rxFrameBytes),
-        new TxQueue(txBlock, tx, settings.txFrameBytes),
-      );
+      const queue = settings.packed
+        ? new Queue(
+            i,
+            new PackedRxQueue(rxBlock, rx, settings.rxFrameBytes),
+            new PackedTxQueue(txBlock, tx, settings.txFrameBytes),
+          )
+        : new Queue(
+            i,
+            new RxQueue(rxBlock, rx, settings.rxFrameBytes),
+            new TxQueue(txBlock, tx, settings.txFrameBytes),
+          );
       this.#queues.push(queue);
       for (let k = 0; k < 2; k++) {
         this.#kickFds.push(eventfd());
@@ -273,10 +282,11 @@ export class VirtioPort {
       const block = this.#memory.blocks[index]!;
       const queue = this.#queues[index >> 1]!;
       const at = block.file.userAddress + block.ringAt;
+      const place = index % 2 === 0 ? queue.rx.usedIndex : queue.tx.usedIndex;
       return {
         index,
         size: layout.size,
-        base: index % 2 === 0 ? queue.rx.usedIndex : queue.tx.usedIndex,
+        base: this.settings.packed ? packedBase(place) : place,
         address: { descriptors: at + layout.descAt, available: at + layout.availAt, used: at + layout.usedAt },
         kickFd: this.#kickFds[index]!,
         callFd: this.#callFds[index]!,

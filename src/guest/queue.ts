@@ -1,7 +1,11 @@
 /** One queue pair: bursts out, bursts in, and the friendlier calls on top of them. */
 import { eventfdDrain, READABLE, Watcher } from '#contract/os.ts';
-import { RX_BURST, type RxQueue } from './rx.ts';
-import { TX_BURST, type TxQueue } from './tx.ts';
+import { RX_BURST } from './received.ts';
+import type { RxQueue } from './rx.ts';
+import type { PackedRxQueue } from './rx-packed.ts';
+import { TX_BURST } from './to-send.ts';
+import type { TxQueue } from './tx.ts';
+import type { PackedTxQueue } from './tx-packed.ts';
 
 /** Sees one frame: `length` bytes at `bytes[offset]`, valid during the call only. `index` is its place in the rx fields. */
 export type FrameHandler = (bytes: Uint8Array, offset: number, length: number, index: number) => void;
@@ -23,11 +27,11 @@ export interface ReceivedFrame extends Required<Offload> {
 export class Queue {
   /** Number of the queue pair. */
   readonly index: number;
-  readonly rx: RxQueue;
-  readonly tx: TxQueue;
+  readonly rx: RxQueue | PackedRxQueue;
+  readonly tx: TxQueue | PackedTxQueue;
   #joined = new Uint8Array(0);
 
-  constructor(index: number, rx: RxQueue, tx: TxQueue) {
+  constructor(index: number, rx: RxQueue | PackedRxQueue, tx: TxQueue | PackedTxQueue) {
     this.index = index;
     this.rx = rx;
     this.tx = tx;

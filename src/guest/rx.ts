@@ -22,40 +22,16 @@ import {
 } from './layout.ts';
 import type { Block } from './memory.ts';
 import type { ChainShape } from './options.ts';
+import { MAX_RX_PIECES, ReceivedFrames, RX_BURST } from './received.ts';
 
 // Re-bound: an imported binding costs about 2 ns at each use in a loop (Node 26.10).
 const signal = signalFd;
 const AVAIL_NO_INTERRUPT = NO_INTERRUPT;
 const USED_NO_NOTIFY = NO_NOTIFY;
 
-/** Frames of one burst, at most. */
-export const RX_BURST = 32;
-const MAX_PIECES = 4096;
+const MAX_PIECES = MAX_RX_PIECES;
 
-export class RxQueue {
-  /** The memory that frames lie in. */
-  readonly u8: Uint8Array;
-  /** First byte of frame i in `u8`, and its bytes in all. Frames with `pieceCount[i]` above 1 go on in other buffers. */
-  readonly at = new Float64Array(RX_BURST);
-  readonly length = new Int32Array(RX_BURST);
-  readonly firstPiece = new Int32Array(RX_BURST);
-  readonly pieceCount = new Int32Array(RX_BURST);
-  readonly pieceAt = new Float64Array(MAX_PIECES);
-  readonly pieceLength = new Int32Array(MAX_PIECES);
-  /** virtio-net header of frame i (virtio 1.2 section 5.1.6). */
-  readonly flags = new Uint8Array(RX_BURST);
-  readonly gsoType = new Uint8Array(RX_BURST);
-  readonly gsoSize = new Uint16Array(RX_BURST);
-  readonly headerLength = new Uint16Array(RX_BURST);
-  readonly csumStart = new Uint16Array(RX_BURST);
-  readonly csumOffset = new Uint16Array(RX_BURST);
-  /** Frames that wait for `release`. */
-  count = 0;
-
-  /** Frames received so far; used entries of the switch that made no sense, whose frames are lost. */
-  received = 0;
-  broken = 0;
-
+export class RxQueue extends ReceivedFrames {
   readonly #u16: Uint16Array;
   readonly #u32: Uint32Array;
   readonly #block: Block;
@@ -84,7 +60,7 @@ export class RxQueue {
   /** @param frameBytes longest frame that one buffer holds. */
   constructor(block: Block, layout: RingLayout, frameBytes: number) {
     const file = block.file;
-    this.u8 = file.u8;
+    super(file.u8);
     this.#u16 = file.u16;
     this.#u32 = file.u32;
     this.#block = block;
@@ -280,20 +256,6 @@ export class RxQueue {
       wanted = (Atomics.load(u16, this.#used * 2) & USED_NO_NOTIFY) === 0;
     }
     if (wanted && this.#kickFd >= 0) signal(this.#kickFd);
-  }
-
-  /** Copies frame i into `target` at `offset`. @returns its bytes. */
-  copy(i: number, target: Uint8Array, offset = 0): number {
-    const u8 = this.u8;
-    const first = this.firstPiece[i]!;
-    const end = first + this.pieceCount[i]!;
-    for (let piece = first; piece < end; piece++) {
-      const at = this.pieceAt[piece]!;
-      const bytes = this.pieceLength[piece]!;
-      target.set(u8.subarray(at, at + bytes), offset);
-      offset += bytes;
-    }
-    return this.length[i]!;
   }
 
   /** Asks the switch to call at the next frame. @returns true when frames wait already. */

@@ -24,6 +24,7 @@ import {
 } from './layout.ts';
 import type { Block } from './memory.ts';
 import type { ChainShape } from './options.ts';
+import { FramesToSend, TX_BURST } from './to-send.ts';
 
 // Re-bound: an imported binding costs about 2 ns at each use in a loop (Node 26.10).
 const signal = signalFd;
@@ -34,32 +35,7 @@ const HEADER_ROOM = ROOM;
 const TABLE_ENTRIES = TABLE;
 const HIGH = 2 ** 32;
 
-/** Frames of one burst, at most. */
-export const TX_BURST = 32;
-
-export class TxQueue {
-  /** The memory that frames are written to. */
-  readonly u8: Uint8Array;
-  /** Where frame i of the reservation begins in `u8`; room for `frameBytes` bytes. */
-  readonly at = new Float64Array(TX_BURST);
-  /** Bytes of frame i, to be set before `send`. */
-  readonly length = new Int32Array(TX_BURST);
-  /** virtio-net header of frame i (virtio 1.2 section 5.1.6); all 0 after `reserve`. */
-  readonly flags = new Uint8Array(TX_BURST);
-  readonly gsoType = new Uint8Array(TX_BURST);
-  readonly gsoSize = new Uint16Array(TX_BURST);
-  readonly headerLength = new Uint16Array(TX_BURST);
-  readonly csumStart = new Uint16Array(TX_BURST);
-  readonly csumOffset = new Uint16Array(TX_BURST);
-  /** Longest frame, in bytes. */
-  readonly frameBytes: number;
-
-  /** Frames published so far, frames left out for an impossible length, kicks sent, wrong ids returned by the switch. */
-  sent = 0;
-  rejected = 0;
-  kicks = 0;
-  broken = 0;
-
+export class TxQueue extends FramesToSend {
   readonly #u16: Uint16Array;
   readonly #u32: Uint32Array;
   readonly #size: number;
@@ -91,10 +67,9 @@ export class TxQueue {
   /** @param frameBytes longest frame; the block is laid out as `layout` says. */
   constructor(block: Block, layout: RingLayout, frameBytes: number) {
     const file = block.file;
-    this.u8 = file.u8;
+    super(file.u8, frameBytes);
     this.#u16 = file.u16;
     this.#u32 = file.u32;
-    this.frameBytes = frameBytes;
     this.#size = layout.size;
     this.#mask = layout.size - 1;
     this.#desc = (block.ringAt + layout.descAt) / 4;
@@ -181,27 +156,7 @@ export class TxQueue {
       if (this.#bufferTop < max) max = this.#bufferTop;
       if (this.#descriptorTop < max * each) max = Math.floor(this.#descriptorTop / each);
     }
-    const at = this.at;
-    const free = this.#freeBuffers;
-    const bufferAt = this.#bufferAt;
-    const top = this.#bufferTop - 1;
-    const length = this.length;
-    const flags = this.flags;
-    const gsoType = this.gsoType;
-    const gsoSize = this.gsoSize;
-    const headerLength = this.headerLength;
-    const csumStart = this.csumStart;
-    const csumOffset = this.csumOffset;
-    for (let i = 0; i < max; i++) {
-      at[i] = bufferAt[free[top - i]!]!;
-      length[i] = 0;
-      flags[i] = 0;
-      gsoType[i] = 0;
-      gsoSize[i] = 0;
-      headerLength[i] = 0;
-      csumStart[i] = 0;
-      csumOffset[i] = 0;
-    }
+    this.prepare(max, this.#freeBuffers, this.#bufferTop, this.#bufferAt);
     this.#reserved = max;
     return max;
   }

@@ -38,6 +38,7 @@ const VARIANTS: {
   order?: 'qemu' | 'virtio-user';
   ringSize?: number;
   indirect?: boolean;
+  packed?: boolean;
 }[] = [
   { name: 'defaults' },
   { name: 'the order of QEMU', order: 'qemu' },
@@ -45,6 +46,7 @@ const VARIANTS: {
   { name: 'VERSION_1 alone, a large ring', features: ['VERSION_1'], ringSize: 4096 },
   { name: 'mergeable buffers, no event index', features: ['VERSION_1', 'MRG_RXBUF'], ringSize: 128 },
   { name: 'indirect chains', indirect: true },
+  { name: 'packed rings', packed: true },
 ];
 
 maybe(title('DPDK as the back end listens: frames come back byte-exact, connection after connection'), async (t) => {

@@ -1,4 +1,4 @@
-import test from 'ava';
+import test, { type ExecutionContext } from 'ava';
 import fc from 'fast-check';
 import {
   type ChainShape,
@@ -21,6 +21,8 @@ const side = (): fc.Arbitrary<Partial<PortOptions> & { role: 'client' | 'server'
       order: fc.constantFrom('virtio-user' as const, 'qemu' as const),
       features: fc.subarray(FEATURES),
       ringSize: fc.integer({ min: 4, max: 12 }).map((n) => 1 << n),
+      // Entries that a packed ring has fewer: any size will do.
+      packed: fc.option(fc.nat(7), { nil: undefined }),
       files: fc.integer({ min: 1, max: 2 }),
       splits: fc.integer({ min: 1, max: 4 }),
       gpaBase: fc.constantFrom(0, 2 ** 32 - 2 ** 20, 2 ** 40),
@@ -29,8 +31,9 @@ const side = (): fc.Arbitrary<Partial<PortOptions> & { role: 'client' | 'server'
       headerAlone: fc.boolean(),
       indirect: fc.boolean(),
     })
-    .map(({ features, files, splits, gpaBase, sealed, cuts, headerAlone, indirect, ringSize, ...rest }) => {
-      const legacy = !features.includes('VERSION_1') && !features.includes('ANY_LAYOUT');
+    .map(({ features, files, splits, gpaBase, sealed, cuts, headerAlone, indirect, packed, ...rest }) => {
+      const ringSize = rest.ringSize - (packed ?? 0);
+      const legacy = packed === undefined && !features.includes('VERSION_1') && !features.includes('ANY_LAYOUT');
       const shape = {
         cuts,
         headerAlone: headerAlone || legacy,
@@ -41,6 +44,7 @@ const side = (): fc.Arbitrary<Partial<PortOptions> & { role: 'client' | 'server'
         ...rest,
         features,
         ringSize,
+        packed: packed !== undefined,
         memory: { files, splits, gpaBase, sealed },
         txShape: shape,
         rxShape: shape,
@@ -102,11 +106,15 @@ test('the switch carries frames byte-exact between guests of any features, rings
 });
 
 test('a guest comes and goes, and the ring goes on', async (t) => {
+  for (const rings of [{}, { packed: true, ringSize: 13 }]) await comeAndGo(t, rings);
+});
+
+const comeAndGo = async (t: ExecutionContext, rings: Partial<PortOptions>): Promise<void> => {
   const dir = scratchDir('rww');
   const wire = new GuestWire(dir);
   await wire.start();
   try {
-    const [a, b] = await Promise.all(wire.paths.map((path) => openVirtioPort({ path, retryMs: 10 })));
+    const [a, b] = await Promise.all(wire.paths.map((path) => openVirtioPort({ path, retryMs: 10, ...rings })));
     const send = async (seed: number): Promise<boolean> => {
       const frame = noise(100, seed);
       a!.queue(0).send([frame]);
@@ -138,7 +146,7 @@ test('a guest comes and goes, and the ring goes on', async (t) => {
     await wire.stop();
     removeScratchDir(dir);
   }
-});
+};
 
 test('a frame over many buffers finds room as soon as the guest has given it back', async (t) => {
   const dir = scratchDir('rww');
