@@ -79,7 +79,7 @@ async function main(): Promise<number> {
     .option('--rounds <n>', 'turns that each switch gets', positive, 3)
     .option('--seconds <s>', 'length of one measurement', positive, 3)
     .option('--warmup <s>', 'traffic before a measurement', positive, 2)
-    .option('--rows <names>', 'rows of the rates bench, comma-separated', list, [])
+    .option('--rows <names>', 'rows of the benches rates and kernel, comma-separated', list, [])
     .option('--switches <names>', 'of ovs, ringway', list, [])
     .option('--json', 'print the figures as JSON and nothing else to standard output', false)
     .addHelpText(

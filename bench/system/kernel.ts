@@ -27,7 +27,7 @@ const SWITCH = ['taskset', '-c', '1'];
 const PMD_CPU = { 'pmd-cpu-mask': '0x2' };
 /** As that thread does. */
 const NEVER_SLEEPS = { ...PMD_CPU, 'pmd-sleep-max': '0' };
-const PINGS = 300;
+const PINGS = 600;
 
 /** What joins the interfaces va and vb of namespace `s`. */
 interface Subject {
@@ -122,6 +122,13 @@ interface Figures {
   p99: number;
 }
 
+const METRICS = [
+  ['tcp', 'Gbit/s'],
+  ['mpps', 'Mpps'],
+  ['p50', 'µs'],
+  ['p99', 'µs'],
+] as const;
+
 async function measure(subject: Subject, options: BenchOptions): Promise<Figures> {
   const lab = new NetnsLab();
   let leave: (() => Promise<void>) | undefined;
@@ -131,7 +138,7 @@ async function measure(subject: Subject, options: BenchOptions): Promise<Figures
     await lab.veth('s', 'vb', 'b', '10.9.0.2/24');
     leave = await subject.join(lab);
     await lab.reaches('a', '10.9.0.2');
-    const tcp = await iperf(lab, options.seconds);
+    const tcp = await iperf(lab, options);
     const mpps = await flood(lab, options);
     await sleep(500);
     const [p50, p99] = await roundTrips(lab);
@@ -142,10 +149,10 @@ async function measure(subject: Subject, options: BenchOptions): Promise<Figures
   }
 }
 
-async function iperf(lab: NetnsLab, seconds: number): Promise<number> {
+async function iperf(lab: NetnsLab, { seconds, warmup }: BenchOptions): Promise<number> {
   const server = lab.start('b', GUESTS[0]!, ...GUESTS.slice(1), 'iperf3', '-s', '-1', '--forceflush');
   await server.waitFor(/Server listening/, 'iperf3 to listen');
-  const client = ['iperf3', '-J', '-c', '10.9.0.2', '-O', '1', '-t', String(seconds)];
+  const client = ['iperf3', '-J', '-c', '10.9.0.2', '-O', String(warmup), '-t', String(seconds)];
   const text = await lab.exec('a', GUESTS[0]!, ...GUESTS.slice(1), ...client);
   await server.waitExit(10_000);
   return (
@@ -173,11 +180,27 @@ async function flood(lab: NetnsLab, { seconds, warmup }: BenchOptions): Promise<
 /** Median and 99th percentile of pings, in microseconds. */
 async function roundTrips(lab: NetnsLab): Promise<[number, number]> {
   await lab.reaches('a', '10.9.0.2');
-  const args = ['busybox', 'ping', '-i', '0.01', '-c', String(PINGS), '10.9.0.2'];
+  const args = ['busybox', 'ping', '-i', '0.005', '-c', String(PINGS), '10.9.0.2'];
   const text = await lab.exec('a', GUESTS[0]!, ...GUESTS.slice(1), ...args);
   const times = [...text.matchAll(/time=([\d.]+) ms/g)].map(([, ms]) => Number(ms) * 1000).sort((a, b) => a - b);
   const at = (share: number) => times[Math.min(times.length - 1, Math.floor(times.length * share))] ?? Number.NaN;
   return [at(0.5), at(0.99)];
+}
+
+/** Per metric, how many times better Ringway is than an OVS of its row: the median of the rounds' ratios. */
+function compare(chosen: readonly Subject[], samples: readonly Figures[][]): string[][] {
+  const pairs = chosen.flatMap((ours, i) =>
+    chosen.flatMap((other, j) =>
+      ours.key === 'ringway' && other.key === 'ovs' && ours.row === other.row ? [[i, j] as const] : [],
+    ),
+  );
+  return pairs.map(([i, j]) => [
+    `${chosen[i]!.name} ÷ ${chosen[j]!.name}`,
+    ...METRICS.map(([metric, unit]) => {
+      const ratios = samples[i]!.map((one, round) => one[metric] / samples[j]![round]![metric]);
+      return `${figure(median(unit === 'µs' ? ratios.map((ratio) => 1 / ratio) : ratios))} ×`;
+    }),
+  ]);
 }
 
 async function runKernel(options: BenchOptions): Promise<BenchReport> {
@@ -202,14 +225,8 @@ async function runKernel(options: BenchOptions): Promise<BenchReport> {
       );
     }
   }
-  const metrics = [
-    ['tcp', 'Gbit/s'],
-    ['mpps', 'Mpps'],
-    ['p50', 'µs'],
-    ['p99', 'µs'],
-  ] as const;
   const results: BenchResult[] = chosen.flatMap((subject, index) =>
-    metrics.map(([metric, unit]) => ({
+    METRICS.map(([metric, unit]) => ({
       row: 'kernel',
       subject: subject.name,
       metric,
@@ -219,8 +236,9 @@ async function runKernel(options: BenchOptions): Promise<BenchReport> {
   );
   const lines = chosen.map(({ name }) => [
     name,
-    ...metrics.map(([metric]) => figure(results.find((one) => one.subject === name && one.metric === metric)!.value)),
+    ...METRICS.map(([metric]) => figure(results.find((one) => one.subject === name && one.metric === metric)!.value)),
   ]);
+  lines.push(...compare(chosen, samples));
   return {
     results,
     table: formatTable([['veth to veth', 'TCP Gbit/s', '64 B Mpps', 'ping p50 µs', 'ping p99 µs'], ...lines]),
