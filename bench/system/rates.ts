@@ -11,16 +11,16 @@
  */
 import type { PmdStats } from '../../test/support/pmd-stats.ts';
 import { sleep } from '../../test/support/process.ts';
-import type { Testpmd, TestpmdOptions } from '../../test/support/testpmd.ts';
+import type { Testpmd } from '../../test/support/testpmd.ts';
 import { type Bench, type BenchOptions, type BenchResult, figure, formatTable, median } from '../bench.ts';
 import type { SwitchUnderTest } from './peer.ts';
-import { switchesFor, withGuests } from './switches.ts';
+import { type Guests, switchesFor, withGuests } from './switches.ts';
 
 interface Row {
   name: string;
   about: string;
   flows: string[];
-  guests: Omit<TestpmdOptions, 'devices'> & { macs?: [string, string] };
+  guests: Guests;
   /** Bursts of 32 frames per port that circulate; 0 for an open loop. */
   bursts: number;
   /** Ratio to OVS-DPDK that this switch is to reach. */
@@ -66,6 +66,24 @@ export const ROWS: Row[] = [
     guests: { packetLength: 1500 },
     bursts: 8,
     target: 1.25,
+  },
+  {
+    name: '64-in_port-packed',
+    about: '64 B, in_port flows, packed rings',
+    flows: CROSS,
+    guests: { packedVq: true },
+    bursts: 8,
+    target: 1,
+    extra: true,
+  },
+  {
+    name: '1500-in_port-packed',
+    about: '1500 B, in_port flows, packed rings',
+    flows: CROSS,
+    guests: { packedVq: true, packetLength: 1500 },
+    bursts: 8,
+    target: 1,
+    extra: true,
   },
   {
     name: '64-megaflows-10k',

@@ -30,10 +30,13 @@ export function switchesFor(options: BenchOptions): SwitchUnderTest[] {
   return usable.map(({ make }) => make());
 }
 
+/** Options of testpmd, MAC addresses of its two ports, and whether their rings are packed. */
+export type Guests = Omit<TestpmdOptions, 'devices'> & { macs?: [string, string]; packedVq?: boolean };
+
 /** A switch with two guests: `work` runs with ports vh0, vh1 (OpenFlow 1, 2) connected to the two ports of testpmd. */
 export async function withGuests<T>(
   subject: SwitchUnderTest,
-  guests: Omit<TestpmdOptions, 'devices'> & { macs?: [string, string] },
+  guests: Guests,
   flows: string[],
   work: (testpmd: Testpmd) => Promise<T>,
 ): Promise<T> {
@@ -46,7 +49,7 @@ export async function withGuests<T>(
     await subject.setFlows(flows);
     const devices = paths.map((path, index) => {
       const mac = guests.macs?.[index];
-      return { path, role: 'server' as const, ...(mac ? { mac } : {}) };
+      return { path, role: 'server' as const, ...(mac ? { mac } : {}), ...(guests.packedVq ? { packedVq: true } : {}) };
     });
     testpmd = await Testpmd.start({ ...guests, devices, core: GUEST_CORE });
     await testpmd.waitLinkUp();
