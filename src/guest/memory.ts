@@ -40,6 +40,7 @@ export interface MemoryFile {
   readonly u8: Uint8Array;
   readonly u16: Uint16Array;
   readonly u32: Uint32Array;
+  readonly i32: Int32Array;
   /** Guest physical and user address of byte 0. */
   readonly guestAddress: number;
   readonly userAddress: number;
@@ -74,6 +75,7 @@ export class GuestMemory {
         u8: new Uint8Array(buffer),
         u16: new Uint16Array(buffer),
         u32: new Uint32Array(buffer),
+        i32: new Int32Array(buffer),
         guestAddress,
         userAddress: address(buffer),
       });

@@ -41,6 +41,8 @@ const TABLE_BYTES = TABLE_ENTRIES * DESC_BYTES;
 export class PackedRxQueue extends ReceivedFrames {
   readonly #u16: Uint16Array;
   readonly #u32: Uint32Array;
+  /** For Atomics, which would make an object of every word of 2^31 and above. */
+  readonly #i32: Int32Array;
   readonly #block: Block;
   readonly #layout: RingLayout;
   readonly #frameBytes: number;
@@ -78,6 +80,7 @@ export class PackedRxQueue extends ReceivedFrames {
     super(file.u8);
     this.#u16 = file.u16;
     this.#u32 = file.u32;
+    this.#i32 = file.i32;
     this.#block = block;
     this.#layout = layout;
     this.#frameBytes = frameBytes;
@@ -274,7 +277,7 @@ export class PackedRxQueue extends ReceivedFrames {
     const steps = this.#heldCount * this.#span;
     this.#post();
     const place = this.#next | (this.#available === AVAIL ? WRAP_BIT : 0);
-    const word = Atomics.load(this.#u32, this.#deviceEvent);
+    const word = Atomics.load(this.#i32, this.#deviceEvent);
     if (this.#kickFd >= 0 && wanted(word, place, steps, this.#size, this.#eventIndex)) signal(this.#kickFd);
   }
 
@@ -282,13 +285,13 @@ export class PackedRxQueue extends ReceivedFrames {
   arm(): boolean {
     if (!this.#open) return false;
     const place = this.#seen | (this.#used !== 0 ? WRAP_BIT : 0);
-    Atomics.store(this.#u32, this.#driverEvent, this.#eventIndex ? place | (EVENT_DESC << 16) : 0);
+    Atomics.store(this.#i32, this.#driverEvent, this.#eventIndex ? place | (EVENT_DESC << 16) : 0);
     return this.#flags(this.#seen) === this.#used;
   }
 
   /** Asks the switch not to call. */
   disarm(): void {
-    Atomics.store(this.#u32, this.#driverEvent, EVENT_DISABLE << 16);
+    Atomics.store(this.#i32, this.#driverEvent, EVENT_DISABLE << 16);
   }
 
   /**
@@ -316,7 +319,7 @@ export class PackedRxQueue extends ReceivedFrames {
   }
 
   #flags(entry: number): number {
-    return (Atomics.load(this.#u32, this.#desc + 4 * entry + 3) >>> 16) & BOTH;
+    return (Atomics.load(this.#i32, this.#desc + 4 * entry + 3) >>> 16) & BOTH;
   }
 
   /** Writes the chains of the buffers in #held, the first head's flags last. */
@@ -348,7 +351,7 @@ export class PackedRxQueue extends ReceivedFrames {
         const e = desc + 4 * at;
         const from = tables ? firstTable + id * TABLE_BYTES : base + frameAt[id]! + starts[k]!;
         const shape = tables ? INDIRECT : WRITE | (k + 1 < span ? NEXT : 0);
-        const full = (id | ((shape | available) << 16)) >>> 0;
+        const full = id | ((shape | available) << 16);
         u32[e] = from;
         u32[e + 1] = from / HIGH;
         u32[e + 2] = tables ? bytes : lengths[k]!;
@@ -371,7 +374,7 @@ export class PackedRxQueue extends ReceivedFrames {
     this.#next = at;
     this.#available = available;
     // Publishes, and is the full barrier before the switch's wish is read.
-    if (count > 0) Atomics.store(u32, firstAt, firstWord);
+    if (count > 0) Atomics.store(this.#i32, firstAt, firstWord);
   }
 
   #tableAt(id: number): number {

@@ -37,6 +37,8 @@ const HIGH = 2 ** 32;
 export class PackedTxQueue extends FramesToSend {
   readonly #u16: Uint16Array;
   readonly #u32: Uint32Array;
+  /** For Atomics, which would make an object of every word of 2^31 and above. */
+  readonly #i32: Int32Array;
   readonly #size: number;
   readonly #desc: number;
   readonly #driverEvent: number;
@@ -68,6 +70,7 @@ export class PackedTxQueue extends FramesToSend {
     super(file.u8, frameBytes);
     this.#u16 = file.u16;
     this.#u32 = file.u32;
+    this.#i32 = file.i32;
     this.#size = layout.size;
     this.#desc = (block.ringAt + layout.descAt) / 4;
     this.#driverEvent = (block.ringAt + layout.availAt) / 4;
@@ -214,9 +217,9 @@ export class PackedTxQueue extends FramesToSend {
     if (sent === 0) return 0;
     this.sent += sent;
     // Publishes all, and is the full barrier before the switch's wish is read (section 2.8.21.3).
-    Atomics.store(u32, firstAt, firstWord);
+    Atomics.store(this.#i32, firstAt, firstWord);
     const place = this.#next | (this.#available === AVAIL ? WRAP_BIT : 0);
-    const word = Atomics.load(u32, this.#deviceEvent);
+    const word = Atomics.load(this.#i32, this.#deviceEvent);
     if (wanted(word, place, before - this.#entriesFree, this.#size, this.#eventIndex)) {
       this.kicks++;
       if (this.#kickFd >= 0) signal(this.#kickFd);
@@ -278,7 +281,7 @@ export class PackedTxQueue extends FramesToSend {
 
   /** Uses up one entry. @returns its last word. */
   #take(id: number, flags: number): number {
-    const word = (id | ((flags | this.#available) << 16)) >>> 0;
+    const word = id | ((flags | this.#available) << 16);
     this.#entriesFree--;
     this.#next++;
     if (this.#next === this.#size) {
@@ -291,10 +294,10 @@ export class PackedTxQueue extends FramesToSend {
   /** Takes back what the switch has used. */
   #reclaim(): void {
     if (!this.#open) return;
-    const u32 = this.#u32;
+    const i32 = this.#i32;
     const span = this.#span;
     while (this.#entriesFree < this.#size) {
-      const word = Atomics.load(u32, this.#desc + 4 * this.#seen + 3);
+      const word = Atomics.load(i32, this.#desc + 4 * this.#seen + 3);
       if (((word >>> 16) & BOTH) !== this.#used) return;
       const id = word & 0xffff;
       let entries = 1;

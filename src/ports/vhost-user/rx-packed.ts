@@ -99,10 +99,10 @@ export class PackedRxQueue implements RxQueue {
   poll(batch: PacketBatch, whole = false): number {
     const vring = this.#vring;
     const state = vring.state;
-    const desc = vring.desc;
+    const words = vring.words;
     const place = state[CURSOR]!;
     const bits = (place & WRAP) !== 0 ? AVAIL : USED;
-    const waiting = ((Atomics.load(desc, 4 * (place & ENTRY) + 3) >>> 16) & BOTH) === bits;
+    const waiting = ((Atomics.load(words, 4 * (place & ENTRY) + 3) >>> 16) & BOTH) === bits;
     if (!waiting || state[STATE_BROKEN] !== 0) return 0;
     if (this.#armed) this.disarm();
     const used = this.#used;
@@ -119,7 +119,7 @@ export class PackedRxQueue implements RxQueue {
     while (used.count < MAX_BURST && used.entries < size) {
       slot += untouched ? this.#takeWhole(batch, slot) : this.#takePlain(batch, slot);
       if (used.count === MAX_BURST || used.entries === size) break;
-      const word = desc[4 * this.#entry + 3]!;
+      const word = words[4 * this.#entry + 3]!;
       if (((word >>> 16) & BOTH) !== this.#bits) break;
       if (tried !== used.count && this.#findRegion()) {
         tried = used.count;
@@ -356,7 +356,7 @@ export class PackedRxQueue implements RxQueue {
     this.#armed = true;
     Atomics.store(vring.deviceEvent, 0, this.#eventIdx ? place | (EVENT_DESC << 16) : EVENT_ENABLE << 16);
     const bits = (place & WRAP) !== 0 ? AVAIL : USED;
-    const waiting = ((Atomics.load(vring.desc, 4 * (place & ENTRY) + 3) >>> 16) & BOTH) === bits;
+    const waiting = ((Atomics.load(vring.words, 4 * (place & ENTRY) + 3) >>> 16) & BOTH) === bits;
     if (!waiting || vring.state[STATE_BROKEN] !== 0) return false;
     this.disarm();
     return true;

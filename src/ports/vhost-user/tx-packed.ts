@@ -310,7 +310,7 @@ export class PackedTxQueue implements TxQueue, BufferRing {
     if (this.#used.entries >= vring.size) return false;
     const at = 4 * this.#entry + 3;
     for (let retry = this.#retries; retry >= 0; retry--) {
-      if (((Atomics.load(vring.desc, at) >>> 16) & BOTH) === this.#bits) return true;
+      if (((Atomics.load(vring.words, at) >>> 16) & BOTH) === this.#bits) return true;
     }
     return false;
   }
@@ -345,7 +345,7 @@ export class PackedTxQueue implements TxQueue, BufferRing {
         reason = used.entries - entries === size ? TOO_BIG : RING_FULL;
         break;
       }
-      const word = vring.desc[4 * this.#entry + 3]!;
+      const word = vring.words[4 * this.#entry + 3]!;
       const walked = walker.walkPacked(vring.desc, size, this.#entry, word, WRITE);
       if (walked === WALK_LOOP || used.entries + walker.entries > size) {
         vring.state[STATE_BROKEN] = BROKEN_LOOP;

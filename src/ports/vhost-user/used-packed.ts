@@ -55,7 +55,7 @@ export class UsedChains {
     const span = this.span;
     const head = place & (WRAP - 1);
     let bits = (place & WRAP) !== 0 ? USED_BITS : 0;
-    const first = (id[0]! | bits) >>> 0;
+    const first = id[0]! | bits;
     let at = head;
     for (let i = 0; i < count; i++) {
       const entry = at;
@@ -76,7 +76,7 @@ export class UsedChains {
     }
     desc[4 * head + 2] = length[0]!;
     // Sequentially consistent: the driver's wish for an interrupt is read only after the descriptors are out.
-    Atomics.store(desc, 4 * head + 3, first);
+    Atomics.store(this.#vring.words, 4 * head + 3, first);
     this.count = 0;
     return at | (bits !== 0 ? WRAP : 0);
   }

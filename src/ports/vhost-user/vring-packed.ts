@@ -35,6 +35,8 @@ export class PackedVring {
   readonly size: number;
   /** Four words per entry: address low, address high, length, id | flags << 16. */
   readonly desc: Uint32Array;
+  /** The same for Atomics, which would make an object of every word of 2^31 and above. */
+  readonly words: Int32Array;
   /** Driver and device event suppression: entry and wrap of an event | flags << 16. */
   readonly driverEvent: Uint32Array;
   readonly deviceEvent: Uint32Array;
@@ -46,6 +48,7 @@ export class PackedVring {
   constructor(place: RingPlace, buffers: readonly ArrayBuffer[], state: SharedArrayBuffer) {
     this.size = place.size;
     this.desc = new Uint32Array(buffers[place.descriptorRegion]!, place.descriptorOffset, place.size * 4);
+    this.words = new Int32Array(this.desc.buffer, this.desc.byteOffset, this.desc.length);
     this.driverEvent = new Uint32Array(buffers[place.availableRegion]!, place.availableOffset, 1);
     this.deviceEvent = new Uint32Array(buffers[place.usedRegion]!, place.usedOffset, 1);
     this.state = new Int32Array(state, place.index * STATE_WORDS * 4, STATE_WORDS);
