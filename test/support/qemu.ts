@@ -1,6 +1,6 @@
 /**
- * A Linux guest under QEMU, with vhost-user network cards and ivshmem devices, driven line by line through its serial
- * console.
+ * A Linux guest under QEMU, with network cards (vhost-user, or QEMU's own back end on a tap) and ivshmem devices, driven
+ * line by line through its serial console.
  *
  * The processor is emulated (TCG), so this runs anywhere. QEMU 7.2 crashes there with vhost-user and MSI-X: the cards have
  * no vectors. Options: QEMU's "System Emulation" manual, `-device virtio-net-pci,help`.
@@ -23,6 +23,22 @@ export interface Card {
   role: 'client' | 'server';
   /** Further options of virtio-net-pci. */
   device?: string;
+}
+
+/** A card whose back end is QEMU itself: it reads and writes the frames of a tap. */
+export interface TapCard {
+  mac: string;
+  /** Name of the tap, which is there already. */
+  tap: string;
+}
+
+export interface GuestOptions {
+  /** Cards beside those of vhost-user, after them in {@link QemuGuest.interfaces}. */
+  taps?: readonly TapCard[];
+  /** Command that QEMU is run by, such as `ip netns exec`. It must become QEMU, not start it. */
+  under?: readonly string[];
+  /** Further arguments of QEMU. */
+  more?: readonly string[];
 }
 
 /** A memory that guest and switch share (QEMU, docs/system/devices/ivshmem.rst). */
@@ -75,11 +91,18 @@ export class QemuGuest {
   /** Interface of each card, in the order of the cards. */
   interfaces: string[] = [];
 
-  private constructor(name: string, archive: string, cards: readonly Card[], ivshmem: readonly Ivshmem[]) {
+  private constructor(
+    name: string,
+    archive: string,
+    cards: readonly Card[],
+    ivshmem: readonly Ivshmem[],
+    { taps = [], under = [], more = [] }: GuestOptions,
+  ) {
     // A program gets a device's interrupts through vfio, which wants an IOMMU; its interrupts are remapped outside of the
     // kernel's own interrupt controller only.
     const iommu = ivshmem.length > 0;
     const args = [
+      ...['-name', 'guest,debug-threads=on'],
       ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-serial', 'stdio'],
       ...['-accel', 'tcg,thread=multi', '-cpu', 'qemu64', '-smp', '1', '-m', `${MEMORY_MB}`],
       ...['-object', `memory-backend-memfd,id=mem,size=${MEMORY_MB}M,share=on`],
@@ -88,6 +111,7 @@ export class QemuGuest {
       ...['-kernel', findKernel()!.image, '-initrd', archive],
       ...['-append', `${COMMAND_LINE}${iommu ? ' intel_iommu=on' : ''}`],
       ...ivshmemArguments(ivshmem),
+      ...more,
     ];
     for (const [i, { mac, socket, role, device }] of cards.entries()) {
       const link = role === 'server' ? 'server=on,wait=off' : 'reconnect=1';
@@ -96,7 +120,12 @@ export class QemuGuest {
       const options = `netdev=n${i},mac=${mac},vectors=0,romfile=`;
       args.push('-device', `virtio-net-pci,${options}${device ? `,${device}` : ''}`);
     }
-    this.child = new Child(QEMU, args, { name });
+    for (const [i, { mac, tap }] of taps.entries()) {
+      args.push('-netdev', `tap,id=t${i},ifname=${tap},script=no,downscript=no,vhost=off`);
+      args.push('-device', `virtio-net-pci,netdev=t${i},mac=${mac},vectors=0,romfile=`);
+    }
+    const [file, ...rest] = [...under, QEMU, ...args];
+    this.child = new Child(file!, rest, { name });
   }
 
   /** Boots a guest; resolves when its shell takes commands. */
@@ -105,18 +134,27 @@ export class QemuGuest {
     archive: string,
     cards: readonly Card[],
     ivshmem: readonly Ivshmem[] = [],
+    options: GuestOptions = {},
   ): Promise<QemuGuest> {
-    const guest = new QemuGuest(name, archive, cards, ivshmem);
+    const guest = new QemuGuest(name, archive, cards, ivshmem, options);
     try {
       await guest.child.waitFor(/#ready#/, `${name} to boot`, 2 * PATIENCE_MS);
-      const found = cards.length > 0 ? await guest.run('cd /sys/class/net && grep . */address /dev/null') : '';
-      guest.interfaces = cards.map(({ mac }) => new RegExp(`^(eth\\d+)/address:${mac}$`, 'm').exec(found)?.[1] ?? '');
+      const all = [...cards, ...(options.taps ?? [])];
+      const found = all.length > 0 ? await guest.run('cd /sys/class/net && grep . */address /dev/null') : '';
+      guest.interfaces = all.map(({ mac }) => new RegExp(`^(eth\\d+)/address:${mac}$`, 'm').exec(found)?.[1] ?? '');
       if (guest.interfaces.includes('')) throw new Error(`${name} lacks a card; it has\n${found}`);
       return guest;
     } catch (error) {
       await guest.stop();
       throw error;
     }
+  }
+
+  /** An empty QEMU that `guest` may move to: the same machine with cards of its own. It listens at `uri`. */
+  static toReceive(guest: QemuGuest, archive: string, cards: readonly Card[], uri: string): QemuGuest {
+    const receiver = new QemuGuest(`${guest.child.name} moved`, archive, cards, [], { more: ['-incoming', uri] });
+    receiver.interfaces = guest.interfaces;
+    return receiver;
   }
 
   /** Runs one line of shell in the guest. @returns what it printed. @throws Error when it ends with another code than 0. */
