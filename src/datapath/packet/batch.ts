@@ -43,6 +43,8 @@ export const GSO_TCPV6 = 4;
 /** Datagrams of one size in one frame, each with its own UDP header in the end (virtio 1.3). */
 export const GSO_UDP_L4 = 5;
 export const GSO_ECN = 0x80;
+/** Inside the switch only: what is to be cut lies in a tunnel, and csum_start is that of the header inside. */
+export const GSO_TUNNEL = 0x20;
 
 /** Wants to know what was written where, for instance for a live migration. */
 export interface CopyLog {

@@ -7,7 +7,15 @@
  */
 import { TNL_GENEVE, TNL_GRE, TNL_VXLAN } from '#contract/actions.ts';
 import * as key from '#contract/flow-key.ts';
-import { GSO_NONE, HEADROOM, MAX_SEGMENTS, type PacketBatch, SLOT_BYTES, VNET_NEEDS_CSUM } from '../packet/batch.ts';
+import {
+  GSO_NONE,
+  GSO_TUNNEL,
+  HEADROOM,
+  MAX_SEGMENTS,
+  type PacketBatch,
+  SLOT_BYTES,
+  VNET_NEEDS_CSUM,
+} from '../packet/batch.ts';
 import type { Finisher } from './finisher.ts';
 
 const KEY_ROW = key.KEY_WORDS;
@@ -31,6 +39,7 @@ const VXLAN = TNL_VXLAN;
 const GENEVE = TNL_GENEVE;
 const GRE_KIND = TNL_GRE;
 const NONE = GSO_NONE;
+const IN_TUNNEL = GSO_TUNNEL;
 const SEGMENTS = MAX_SEGMENTS;
 const ROOM = HEADROOM;
 const SLOT = SLOT_BYTES;
@@ -70,7 +79,8 @@ export class Decapsulation {
     const word = keys[row + TYPE]!;
     const type = word >>> 16;
     const protocol = (word >>> 8) & 0xff;
-    if (l3 === 0 || (word & 0xff) !== 0 || batch.gsoType[slot] !== NONE) return false;
+    const gso = batch.gsoType[slot]!;
+    if (l3 === 0 || (word & 0xff) !== 0 || (gso !== NONE && (gso & IN_TUNNEL) === 0)) return false;
     const ip = start + l3;
     const four = type === IPV4;
     if (!four && type !== IPV6) return false;
@@ -80,7 +90,7 @@ export class Decapsulation {
     if (protocol !== (kind === GRE_KIND ? GRE : UDP) || (protocol === UDP && batch.l4[slot] !== l4)) return false;
     if (!this.#read(start, l4, Math.min(head, end), kind)) return false;
     const inner = facts.at;
-    if (end - inner < ETHERNET) return false;
+    if (end - inner < ETHERNET || (gso !== NONE && batch.csumStart[slot]! < inner + ETHERNET)) return false;
     if ((facts.flags & CSUM) !== 0 && !this.#sums(slot, l3, l4, end, kind)) return false;
 
     for (let w = TUNNEL; w < KEY_ROW; w++) keys[row + w] = 0;
@@ -173,6 +183,10 @@ export class Decapsulation {
       batch.vnetFlags[slot] = 0;
       batch.csumStart[slot] = 0;
       batch.csumOffset[slot] = 0;
+    }
+    if (batch.gsoType[slot] !== NONE) {
+      batch.gsoType[slot] = batch.gsoType[slot]! & ~IN_TUNNEL;
+      batch.vnetHeaderLength[slot] = batch.vnetHeaderLength[slot]! - inner;
     }
     if (inner > batch.headLength[slot]!) {
       if (!this.#skip(slot, inner)) return false;

@@ -4,12 +4,13 @@
  * completed, a GSO frame segmented; the result goes to a sink as pieces (absolute address, length), one frame at a time.
  */
 import { DROP_BASE, dropReason } from '#contract/catalogue.ts';
-import { GSO_NONE, MAX_PACKET_SEGMENTS, type PacketBatch, VNET_BYTES } from '#datapath/packet/batch.ts';
+import { GSO_NONE, GSO_TUNNEL, MAX_PACKET_SEGMENTS, type PacketBatch, VNET_BYTES } from '#datapath/packet/batch.ts';
 import { fitsMtu } from './mtu.ts';
 import { SoftwareOffload } from './offload.ts';
 
 const fits = fitsMtu;
 const NONE = GSO_NONE;
+const TUNNEL = GSO_TUNNEL;
 const VNET = VNET_BYTES;
 const MTU = DROP_BASE + dropReason('tx_mtu');
 const OFFLOAD = DROP_BASE + dropReason('tx_offload');
@@ -108,7 +109,7 @@ export class FinishedFrames {
     const offload = this.#offload;
     offload.linearise(batch, slot);
     if (!offload.prepare(batch.gsoType[slot]!, batch.gsoSize[slot]!, batch.csumStart[slot]!)) return OFFLOAD;
-    const partial = this.#partial;
+    const partial = this.#partial && (batch.gsoType[slot]! & TUNNEL) === 0;
     if (partial) {
       this.csumStart = batch.csumStart[slot]!;
       this.csumOffset = batch.csumOffset[slot]!;

@@ -49,7 +49,7 @@ export const ethernetBytes = (u8: Uint8Array, start: number): number => {
 };
 
 /** Where the header of `protocol` begins; 0: nowhere. */
-const ipv6Transport = (u8: Uint8Array, l3: number, end: number, protocol: number): number => {
+export const ipv6Transport = (u8: Uint8Array, l3: number, end: number, protocol: number): number => {
   let next = u8[l3 + 6]!;
   let at = l3 + 40;
   for (let i = 0; i < MAX_EXTENSIONS; i++) {

@@ -7,13 +7,15 @@
  * copies out of it have run.
  */
 import { address, mapAnonymous, release } from '#contract/os.ts';
-import { GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, type PacketBatch } from '#datapath/packet/batch.ts';
+import { GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_TUNNEL, GSO_UDP_L4, type PacketBatch } from '#datapath/packet/batch.ts';
 import { fold, sumBytes, swap16 } from './checksum.ts';
 import { ethernetBytes, gsoHeaderLength } from './net-header.ts';
+import { outer, readOuter } from './outer.ts';
 
 const ECN = GSO_ECN;
 const TCPV4 = GSO_TCPV4;
 const TCPV6 = GSO_TCPV6;
+const TUNNEL = GSO_TUNNEL;
 const UDP_L4 = GSO_UDP_L4;
 const checkSum = sumBytes;
 const foldSum = fold;
@@ -47,6 +49,11 @@ export class SoftwareOffload {
   #four = false;
   #l4 = 0;
   #type = 0;
+  /** Of a tunnel around it: offsets of its IP header and of what follows; l4 0: there is none. */
+  #outerL3 = 0;
+  #outerL4 = 0;
+  #outerFour = false;
+  #outerUdp = false;
   #next = 0;
 
   constructor() {
@@ -123,14 +130,27 @@ export class SoftwareOffload {
 
   /** Reads the headers of the linear GSO frame. @returns false when it cannot be segmented. */
   prepare(gsoType: number, gsoSize: number, csumStart: number): boolean {
-    const type = gsoType === UDP_L4 ? UDP_L4 : gsoType & ~ECN;
+    const kind = gsoType & ~TUNNEL;
+    const type = kind === UDP_L4 ? UDP_L4 : kind & ~ECN;
     if ((type !== TCPV4 && type !== TCPV6 && type !== UDP_L4) || gsoSize === 0) return false;
     const head = this.length < 240 ? this.length : 240;
-    const headers = gsoHeaderLength(this.u8, this.frame, head, type, csumStart);
-    if (headers === 0) return false;
+    let inner = 0;
+    this.#outerL4 = 0;
+    if (kind !== gsoType) {
+      if (!readOuter(this.u8, this.frame, head)) return false;
+      inner = outer.inner;
+      this.#outerL3 = outer.l3;
+      this.#outerL4 = outer.l4;
+      this.#outerFour = outer.four;
+      this.#outerUdp = outer.udp;
+    }
+    const frame = this.frame + inner;
+    const own = gsoHeaderLength(this.u8, frame, head - inner, type, csumStart - inner);
+    if (own === 0) return false;
+    const headers = inner + own;
     const payload = this.length - headers;
     this.#type = type;
-    this.#l3 = ethernetBytes(this.u8, this.frame);
+    this.#l3 = inner + ethernetBytes(this.u8, frame);
     this.#four = this.u8[this.frame + this.#l3]! >>> 4 === 4;
     this.#l4 = csumStart;
     this.headers = headers;
@@ -147,7 +167,8 @@ export class SoftwareOffload {
 
   /**
    * Makes the headers of segment k, with a plain virtio-net header of 12 bytes in front.
-   * @param partial leaves the checksum to the device: the field gets the sum of the pseudo header.
+   * @param partial leaves the checksum to the device: the field gets the sum of the pseudo header. Not in tunnels, which may
+   *   have a checksum over it.
    * @returns byte offset of the virtio-net header; the frame's headers follow it.
    */
   segmentHeaders(batch: PacketBatch, k: number, partial = false): number {
@@ -176,7 +197,7 @@ export class SoftwareOffload {
     u8[field + 1] = 0;
     let sum = checkSum(u8, this.u16, this.u32, this.#four ? l3 + 12 : l3 + 8, this.#four ? 8 : 32);
     sum += swap(udp ? 17 : 6) + swap(bytes & 0xffff);
-    if (partial) {
+    if (partial && this.#outerL4 === 0) {
       const pseudo = foldSum(sum);
       u8[field] = pseudo & 0xff;
       u8[field + 1] = pseudo >>> 8;
@@ -190,7 +211,35 @@ export class SoftwareOffload {
     if (udp && value === 0) value = 0xffff;
     u8[field] = value & 0xff;
     u8[field + 1] = value >>> 8;
+    if (this.#outerL4 !== 0) this.#editOuter(at, this.headers + payload, k, data);
     return vnet;
+  }
+
+  /** The tunnel around segment k, a frame of `length` bytes at `at`. @param data sum of its payload. */
+  #editOuter(at: number, length: number, k: number, data: number): void {
+    const u8 = this.u8;
+    const l3 = at + this.#outerL3;
+    const l4 = at + this.#outerL4;
+    const bytes = length - this.#outerL4;
+    const udp = this.#outerUdp;
+    if (this.#outerFour) this.#editIpv4(l3, l4, length - this.#outerL3, k);
+    else put16(u8, l3 + 4, length - this.#outerL3 - 40);
+    if (udp) put16(u8, l4 + 4, bytes);
+    // UDP says by 0 that there is no checksum, GRE by a flag. What else stands there is no whole sum.
+    const field = udp ? l4 + 6 : l4 + 4;
+    if (udp ? (u8[field]! | u8[field + 1]!) === 0 : (u8[l4]! & 0x80) === 0) return;
+    u8[field] = 0;
+    u8[field + 1] = 0;
+    let sum = checkSum(u8, this.u16, this.u32, l4, at + this.headers - l4) + data;
+    if (udp) {
+      const four = this.#outerFour;
+      sum += checkSum(u8, this.u16, this.u32, four ? l3 + 12 : l3 + 8, four ? 8 : 32);
+      sum += swap(17) + swap(bytes & 0xffff);
+    }
+    let value = ~foldSum(sum) & 0xffff;
+    if (udp && value === 0) value = 0xffff;
+    u8[field] = value & 0xff;
+    u8[field + 1] = value >>> 8;
   }
 
   #editIpv4(l3: number, l4: number, length: number, k: number): void {

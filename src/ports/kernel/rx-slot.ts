@@ -4,14 +4,14 @@
  * virtio-net header of 10 bytes, becomes a packet of the batch.
  */
 import { type PacketBatch, WINDOW } from '#datapath/packet/batch.ts';
-import { takeOffload } from '../frame/net-header.ts';
+import { takeAnyOffload } from '../frame/outer.ts';
 
 /** The header without num_buffers, as the kernel's interfaces have it by default. */
 export const VNET_HEADER = 10;
 
 const HEADER = VNET_HEADER;
 const WINDOW_BYTES = WINDOW;
-const offload = takeOffload;
+const offload = takeAnyOffload;
 
 /**
  * Fills the fields of `slot` for a frame of `length` bytes whose window begins at byte `start` of the scratch and whose rest,

@@ -5,17 +5,21 @@
  * `push` lists pieces: header, window in the scratch, payload where the sender left it. `publish` has the kernel take the
  * burst, which copies each frame once, from the sender's memory into its own. So there is no transmit ring: its frames
  * would be written by us and copied again by the kernel wherever they stay on this host. The kernel takes partial checksums
- * and GSO frames as they are. It takes frames of several workers at a time.
+ * and GSO frames as they are, but for those in
+ * tunnels, which its header cannot tell of: they are cut here. It takes frames of several workers at a time.
  */
 import { DROP_BASE, dropReason, portCounter } from '#contract/catalogue.ts';
 import { address, mapAnonymous, release, sendFrames } from '#contract/os.ts';
-import { MAX_PACKET_SEGMENTS, type PacketBatch } from '#datapath/packet/batch.ts';
+import { GSO_TUNNEL, MAX_PACKET_SEGMENTS, type PacketBatch, VNET_BYTES } from '#datapath/packet/batch.ts';
 import type { PortCounters, TxQueue } from '#ports/port.ts';
 import { fitsMtu } from '../frame/mtu.ts';
 import { putHeader } from '../frame/net-header.ts';
+import { SoftwareOffload } from '../frame/offload.ts';
 import { VNET_HEADER } from './rx-slot.ts';
 
 const HEADER = VNET_HEADER;
+const TUNNEL = GSO_TUNNEL;
+const VNET = VNET_BYTES;
 const SEGMENTS = MAX_PACKET_SEGMENTS;
 const ETHERNET = 14;
 /** Frames and pieces that one native call takes. */
@@ -39,7 +43,9 @@ const ENOBUFS = 105;
 const TX_PACKETS = portCounter('tx_packets');
 const TX_BYTES = portCounter('tx_bytes');
 const TX_BURSTS = portCounter('tx_bursts');
+const SEGMENTED = portCounter('segmented');
 const MTU = DROP_BASE + dropReason('tx_mtu');
+const OFFLOAD = DROP_BASE + dropReason('tx_offload');
 const PORT_DOWN = DROP_BASE + dropReason('tx_port_down');
 const FULL = DROP_BASE + dropReason('tx_kernel_full');
 const REFUSED = DROP_BASE + dropReason('tx_kernel_refused');
@@ -65,6 +71,7 @@ export class KernelTxQueue implements TxQueue {
   readonly #counts = new Int32Array(MAX_FRAMES);
   readonly #lengths = new Int32Array(MAX_FRAMES);
   readonly #results = new Int32Array(MAX_FRAMES);
+  readonly #offload = new SoftwareOffload();
   #frames = 0;
   #used = 0;
 
@@ -89,6 +96,7 @@ export class KernelTxQueue implements TxQueue {
 
   push(batch: PacketBatch, list: Int32Array, n: number): number {
     const length = batch.length;
+    const gsoType = batch.gsoType;
     const longest = this.#longest;
     let late = 0;
     for (let i = 0; i < n; i++) {
@@ -98,7 +106,8 @@ export class KernelTxQueue implements TxQueue {
         continue;
       }
       if (this.#frames === MAX_FRAMES || this.#used + SEGMENTS + 2 > MAX_PIECES) this.publish();
-      this.#list(batch, slot);
+      if ((gsoType[slot]! & TUNNEL) === 0) this.#list(batch, slot);
+      else this.#cut(batch, slot);
     }
     if (late > 0) this.#counters.slots[this.#counters.base + MTU]! += late;
     return n - late;
@@ -136,6 +145,38 @@ export class KernelTxQueue implements TxQueue {
     this.#frames = frame + 1;
   }
 
+  /** Sends the segments of a GSO frame in a tunnel at once: they lie in memory that the next such frame takes. */
+  #cut(batch: PacketBatch, slot: number): void {
+    const { slots, base } = this.#counters;
+    const offload = this.#offload;
+    const pieces = this.#pieces;
+    this.publish();
+    offload.linearise(batch, slot);
+    if (!offload.prepare(batch.gsoType[slot]!, batch.gsoSize[slot]!, batch.csumStart[slot]!)) {
+      slots[base + OFFLOAD]! += 1;
+      return;
+    }
+    const segments = offload.segments;
+    for (let k = 0; k < segments; k++) {
+      const payload = offload.payload(k);
+      const frame = this.#frames;
+      const at = this.#used * 2;
+      pieces[at] = this.#headersAddress;
+      pieces[at + 1] = HEADER;
+      pieces[at + 2] = offload.address + offload.segmentHeaders(batch, k) + VNET;
+      pieces[at + 3] = offload.headers;
+      pieces[at + 4] = offload.address + offload.frame + offload.headers + k * offload.mss;
+      pieces[at + 5] = payload;
+      this.#counts[frame] = 3;
+      this.#lengths[frame] = offload.headers + payload;
+      this.#used += 3;
+      this.#frames = frame + 1;
+      if (this.#frames === MAX_FRAMES) this.publish();
+    }
+    this.publish();
+    slots[base + SEGMENTED]! += 1;
+  }
+
   publish(): void {
     const frames = this.#frames;
     if (frames === 0) return;
@@ -160,5 +201,6 @@ export class KernelTxQueue implements TxQueue {
   /** Lets go of private memory. */
   close(): void {
     release(this.#headers.buffer as ArrayBuffer);
+    this.#offload.close();
   }
 }
