@@ -2,9 +2,14 @@ import test from 'ava';
 import { PORT_ROW } from '#contract/catalogue.ts';
 import { attachVhostUser, type VhostUserAttachment } from '#ports/vhost-user/attachment.ts';
 import { VhostRxQueue } from '#ports/vhost-user/rx.ts';
+import { PackedRxQueue } from '#ports/vhost-user/rx-packed.ts';
 import { VhostTxQueue } from '#ports/vhost-user/tx.ts';
+import { PackedTxQueue } from '#ports/vhost-user/tx-packed.ts';
 import { Driver } from './driver.ts';
 import { batch } from './test-port.ts';
+
+type Rx = VhostRxQueue | PackedRxQueue;
+type Tx = VhostTxQueue | PackedTxQueue;
 
 const list = Int32Array.from({ length: 32 }, (_, i) => i);
 const context = (worker: number, workers: number) => ({
@@ -15,7 +20,7 @@ const context = (worker: number, workers: number) => ({
 });
 
 /** Receives at most 32 frames from one queue and sends them on another. */
-function pass(rx: VhostRxQueue, tx: VhostTxQueue): number {
+function pass(rx: Rx, tx: Tx): number {
   const n = rx.poll(batch);
   if (n === 0) return 0;
   tx.push(batch, list, n);
@@ -26,32 +31,37 @@ function pass(rx: VhostRxQueue, tx: VhostTxQueue): number {
   return n;
 }
 
-test('two workers that take turns on one ring lose and repeat nothing, and exclude each other by its lock', (t) => {
-  const driver = new Driver(1);
-  const ports = [0, 1].map((worker) => attachVhostUser(driver.attachment, context(worker, 2), undefined));
-  const rx = ports.map((port) => port.rx[0] as VhostRxQueue);
-  const tx = ports.map((port) => port.tx as VhostTxQueue);
-  t.true(rx[0] instanceof VhostRxQueue && tx[0] instanceof VhostTxQueue);
-  t.true(tx.every((queue) => queue.shared));
-  t.true(tx[0]!.lock());
-  t.false(tx[1]!.lock());
-  tx[0]!.unlock();
-  t.true(tx[1]!.lock());
-  tx[1]!.unlock();
+for (const packed of [false, true]) {
+  const kind = packed ? 'packed' : 'split';
+  test(`two workers that take turns on one ${kind} ring lose and repeat nothing, and exclude each other by its lock`, (t) => {
+    const driver = new Driver(1, { packed, size: packed ? 203 : 256 });
+    driver.startAt(packed ? 100 : 0);
+    const ports = [0, 1].map((worker) => attachVhostUser(driver.attachment, context(worker, 2), undefined));
+    const rx = ports.map((port) => port.rx[0] as Rx);
+    const tx = ports.map((port) => port.tx as Tx);
+    t.true(rx[0] instanceof (packed ? PackedRxQueue : VhostRxQueue));
+    t.true(tx[0] instanceof (packed ? PackedTxQueue : VhostTxQueue));
+    t.true(tx.every((queue) => queue.shared));
+    t.true(tx[0]!.lock());
+    t.false(tx[1]!.lock());
+    tx[0]!.unlock();
+    t.true(tx[1]!.lock());
+    tx[1]!.unlock();
 
-  const frames = Array.from({ length: 200 }, (_, i) => Buffer.alloc(64, i));
-  for (const frame of frames) {
-    driver.post(256);
-    driver.send(frame);
-  }
-  for (let i = 0; pass(rx[i % 2]!, tx[(i >> 1) % 2]!) > 0; i++);
-  t.deepEqual(
-    driver.receive().map(({ frame }) => frame),
-    frames,
-  );
-  for (const port of ports) port.close();
-  driver.close();
-});
+    const frames = Array.from({ length: 200 }, (_, i) => Buffer.alloc(64, i));
+    for (const frame of frames) {
+      driver.post(256);
+      driver.send(frame);
+    }
+    for (let i = 0; pass(rx[i % 2]!, tx[(i >> 1) % 2]!) > 0; i++);
+    t.deepEqual(
+      driver.receive().map(({ frame }) => frame),
+      frames,
+    );
+    for (const port of ports) port.close();
+    driver.close();
+  });
+}
 
 test('with a queue for every worker none is shared; workers are spread over queues', (t) => {
   const driver = new Driver(1);
