@@ -19,6 +19,8 @@ import { decodeU64, encodeRequest, FLAG_REPLY, MESSAGES, type Message, MessageRe
 
 interface Waiter {
   readonly request: number;
+  /** A descriptor belongs to the answer. */
+  readonly wantsFd: boolean;
   resolve(payload: Uint8Array): void;
   reject(error: Error): void;
 }
@@ -37,6 +39,8 @@ export class Connection {
   readonly #fds = new Int32Array(9);
   readonly #queue: { bytes: Uint8Array; at: number; fds: readonly number[] }[] = [];
   #waiter: Waiter | undefined;
+  /** Descriptor that came with the answer that is being received, or -1. */
+  #answerFd = -1;
   #closed = false;
 
   /** Called once, when the connection is lost or `close` was called. */
@@ -66,6 +70,15 @@ export class Connection {
     return this.#ask(request, payload, fds, false);
   }
 
+  /** Like `request`, for answers with a descriptor, which is the caller's. @throws Error also when none comes along. */
+  async requestWithFd(request: number, payload: Uint8Array): Promise<{ payload: Uint8Array; fd: number }> {
+    const answer = await this.#ask(request, payload, [], false, true);
+    const fd = this.#answerFd;
+    this.#answerFd = -1;
+    if (fd < 0) throw new Error(`the reply to ${nameOf(request)} came without a descriptor`);
+    return { payload: answer, fd };
+  }
+
   /** Sends a message and waits for its acknowledgement (REPLY_ACK). @throws Error when the back end refuses it. */
   async acknowledged(request: number, payload: Uint8Array = empty, fds: readonly number[] = []): Promise<void> {
     const reply = await this.#ask(request, payload, fds, true);
@@ -83,16 +96,24 @@ export class Connection {
     this.#closed = true;
     this.#watcher.close();
     close(this.fd);
+    if (this.#answerFd >= 0) close(this.#answerFd);
+    this.#answerFd = -1;
     const waiter = this.#waiter;
     this.#waiter = undefined;
     waiter?.reject(new Error(`connection lost: ${reason}`));
     this.onClose(reason);
   }
 
-  async #ask(request: number, payload: Uint8Array, fds: readonly number[], ack: boolean): Promise<Uint8Array> {
+  async #ask(
+    request: number,
+    payload: Uint8Array,
+    fds: readonly number[],
+    ack: boolean,
+    wantsFd = false,
+  ): Promise<Uint8Array> {
     if (this.#waiter) throw new Error(`cannot send ${nameOf(request)}: another request waits for its reply`);
     const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>();
-    this.#waiter = { request, resolve, reject };
+    this.#waiter = { request, wantsFd, resolve, reject };
     const late = new Error(`the switch did not answer ${nameOf(request)} within ${this.#replyMs} ms`);
     const timer = setTimeout(() => {
       this.#waiter = undefined;
@@ -141,7 +162,7 @@ export class Connection {
       if (got === -EAGAIN) return;
       if (got === -ECONNRESET) return this.close(HUNG_UP);
       if (got < 0) return this.close(`receiving failed: ${errnoName(got)}`);
-      for (let i = 1; i <= this.#fds[0]!; i++) close(this.#fds[i]!);
+      for (let i = 1; i <= this.#fds[0]!; i++) this.#received(this.#fds[i]!);
       if (got === 0) return this.close(HUNG_UP);
       try {
         const message = this.#reader.push(input.subarray(0, got));
@@ -150,6 +171,12 @@ export class Connection {
         this.close((error as Error).message);
       }
     }
+  }
+
+  /** The first descriptor that comes with an answer that may have one is kept for whoever asked. */
+  #received(fd: number): void {
+    if (this.#waiter?.wantsFd && this.#answerFd < 0) this.#answerFd = fd;
+    else close(fd);
   }
 
   #take({ code, flags, payload }: Message): void {

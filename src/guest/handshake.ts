@@ -6,12 +6,15 @@ import {
   encodeMemoryTable,
   encodeU64,
   GET_FEATURES,
+  GET_INFLIGHT_FD,
   GET_PROTOCOL_FEATURES,
   GET_QUEUE_NUM,
   GET_STATUS,
   GET_VRING_BASE,
+  INFLIGHT,
   NET_SET_MTU,
   SET_FEATURES,
+  SET_INFLIGHT_FD,
   SET_MEM_TABLE,
   SET_OWNER,
   SET_PROTOCOL_FEATURES,
@@ -114,6 +117,37 @@ export async function negotiate(connection: Connection, settings: Settings): Pro
     else connection.send(NET_SET_MTU, encodeU64(BigInt(settings.mtu)));
   }
   return { features, protocol, offered, queuePairs: settings.queues };
+}
+
+/** What the switch keeps with us to find its place after a crash ("Inflight I/O tracking"): its bytes are its own affair. */
+export interface InflightArea {
+  readonly description: Uint8Array;
+  readonly fd: number;
+}
+
+/**
+ * Hands the switch its inflight area, where INFLIGHT_SHMFD was agreed on; asks it for one first where there is none.
+ * @returns the area, to be kept for the next connection; its descriptor is the caller's.
+ */
+export async function shareInflight(
+  connection: Connection,
+  settings: Settings,
+  agreed: Negotiated,
+  area: InflightArea | undefined,
+): Promise<InflightArea | undefined> {
+  if (!hasProtocol(agreed.protocol, 'INFLIGHT_SHMFD')) return area;
+  let kept = area;
+  if (!kept) {
+    const wish = { size: 0n, offset: 0n, queues: settings.queues * 2, queueSize: settings.ringSize };
+    const { payload, fd } = await connection.requestWithFd(GET_INFLIGHT_FD, INFLIGHT.encode(wish));
+    kept = { description: payload, fd };
+  }
+  if (hasProtocol(agreed.protocol, 'REPLY_ACK')) {
+    await connection.acknowledged(SET_INFLIGHT_FD, kept.description, [kept.fd]);
+  } else {
+    connection.send(SET_INFLIGHT_FD, kept.description, [kept.fd]);
+  }
+  return kept;
 }
 
 /** The rest of the conversation; `enabled` queue pairs carry frames afterwards. */

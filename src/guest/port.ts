@@ -22,7 +22,16 @@ import {
 import { packedBase } from '#ports/vhost-user/wire.ts';
 import { Connection } from './connection.ts';
 import { type Feature, featureNames, hasFeature, headerBytes } from './features.ts';
-import { type Negotiated, negotiate, type RingPlan, sendEnable, startRings, stopRings } from './handshake.ts';
+import {
+  type InflightArea,
+  type Negotiated,
+  negotiate,
+  type RingPlan,
+  sendEnable,
+  shareInflight,
+  startRings,
+  stopRings,
+} from './handshake.ts';
 import { type RingLayout, ringLayout } from './layout.ts';
 import { GuestMemory } from './memory.ts';
 import { checkOptions, type PortOptions, type Settings } from './options.ts';
@@ -51,6 +60,7 @@ export class VirtioPort {
   #lastError = '';
   #agreed: Negotiated | undefined;
   #connection: Connection | undefined;
+  #inflight: InflightArea | undefined;
   #listener = -1;
   #listenWatcher: Watcher | undefined;
   #retry: NodeJS.Timeout | undefined;
@@ -193,6 +203,7 @@ export class VirtioPort {
       tx.close();
     }
     for (const fd of [...this.#kickFds, ...this.#callFds, this.#errorFd]) closeFd(fd);
+    if (this.#inflight) closeFd(this.#inflight.fd);
     this.#memory.close();
     for (const waiter of this.#waiters) waiter.reject(new Error('port was closed'));
   }
@@ -250,6 +261,7 @@ export class VirtioPort {
     const fresh = this.#agreed?.features !== agreed.features || this.settings.reconnect === 'reset';
     this.#agreed = agreed;
     if (fresh) this.#resetRings(agreed.features);
+    this.#inflight = await shareInflight(connection, this.settings, agreed, this.#inflight);
     await startRings(connection, this.settings, agreed, this.#memory.regions, this.#ringPlans(), this.#enabled);
     for (let i = 0; i < this.#queues.length; i++) {
       const { rx, tx } = this.#queues[i]!;

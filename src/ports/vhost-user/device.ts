@@ -252,12 +252,12 @@ export class VhostUserDevice {
     await this.#apply();
   }
 
-  /** Gives workers what has changed. @param release is called when they have let go of what was before. */
-  async #change<T extends Uint8Array | undefined>(release: (() => void) | void, answer?: T): Promise<T | undefined> {
+  /** Gives workers what has changed. @param release if a function, is called when they have let go of what was before. */
+  async #change<T extends Uint8Array | undefined>(release: unknown, answer?: T): Promise<T | undefined> {
     try {
       await this.#apply();
     } finally {
-      release?.();
+      if (typeof release === 'function') release();
     }
     return answer;
   }

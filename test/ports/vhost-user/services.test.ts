@@ -15,7 +15,7 @@ import { Services } from '#ports/vhost-user/services.ts';
 import * as wire from '#ports/vhost-user/wire.ts';
 import { removeScratchDir, scratchDir, until } from '../../support/process.ts';
 import { Driver, GUEST_BASE, MEMORY_BYTES } from './driver.ts';
-import { batch } from './test-port.ts';
+import { batch, TestPort } from './test-port.ts';
 
 const list = Int32Array.from({ length: 32 }, (_, i) => i);
 const settings = parseOptions({ portNo: 1, name: 'p', type: 'vhost-user', options: { n_rxq: '1' }, mtu: 1500 }, '/tmp');
@@ -166,6 +166,16 @@ test.serial('a guest that arrived is announced once, as if it had spoken itself'
     t.is(rx.poll(batch), 1);
     t.deepEqual(batch.u8.slice(batch.start[0]!, batch.start[0]! + 60), rarpFrame(mac));
     t.is(batch.inPort, 1);
+    const other = new TestPort(2);
+    other.driver.post(2048);
+    other.port.tx!.push(batch, list, 1);
+    batch.copy();
+    other.port.tx!.publish();
+    t.deepEqual(
+      other.driver.receive().map(({ frame }) => new Uint8Array(frame)),
+      [rarpFrame(mac)],
+    );
+    other.close();
     rx.complete();
     batch.clear();
     t.is(rx.poll(batch), 0);

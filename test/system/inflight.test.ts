@@ -1,0 +1,97 @@
+/** A data plane that is killed again and again while frames cross, with front ends that keep its inflight areas. */
+import test from 'ava';
+import { DEFAULT_PROTOCOL } from '#guest/features.ts';
+import type { VirtioPort } from '#guest/index.ts';
+import { PATIENCE_MS } from '../support/datapath.ts';
+import { eth, packet, padded, u32 } from '../support/packets.ts';
+import { sleep, until } from '../support/process.ts';
+import { alive, withSwitch } from '../support/switch.ts';
+
+const KILLS = 5;
+const FRAMES = 3000;
+/** EtherType for local experiments (IEEE 802). */
+const TYPE = 0x88b5;
+const NUMBER_AT = 14;
+const WINDOW = 128;
+
+/** Numbered frames, counted each by itself: those that wait for a flow may be overtaken. */
+class Counted {
+  readonly #from: VirtioPort;
+  readonly #to: VirtioPort;
+  readonly #frame = padded(packet(eth({ type: TYPE }), u32(0)));
+  readonly times = new Map<number, number>();
+  sent = 0;
+
+  constructor(from: VirtioPort, to: VirtioPort) {
+    this.#from = from;
+    this.#to = to;
+  }
+
+  /** @returns frames taken. */
+  step(limit: number): number {
+    const frames: Uint8Array[] = [];
+    for (let number = this.sent; number < Math.min(limit, this.times.size + WINDOW); number++) {
+      const frame = this.#frame.slice();
+      new DataView(frame.buffer).setUint32(NUMBER_AT, number);
+      frames.push(frame);
+    }
+    if (frames.length > 0) this.sent += this.#from.queue(0).send(frames);
+    let taken = 0;
+    for (const frame of this.#to.queue(0).receive()) {
+      if (frame[12] !== TYPE >> 8 || frame[13] !== (TYPE & 0xff)) continue;
+      const number = new DataView(frame.buffer, frame.byteOffset).getUint32(NUMBER_AT);
+      this.times.set(number, (this.times.get(number) ?? 0) + 1);
+      taken++;
+    }
+    return taken;
+  }
+
+  /** Until this many different frames have come. */
+  async reach(count: number, limit: number): Promise<void> {
+    const end = performance.now() + PATIENCE_MS;
+    while (this.times.size < count) {
+      if (performance.now() > end)
+        throw new Error(`${this.times.size} of ${this.sent} frames came, of which ${count} were awaited`);
+      if (this.step(limit) === 0) await sleep(1);
+      else await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+}
+
+test('a data plane killed in mid-burst neither loses nor doubles a frame', async (t) => {
+  t.timeout(240_000);
+  await withSwitch(['--default'], async (sw) => {
+    const [one, two] = (await sw.vsctl('list-ports', 'br0')).trim().split('\n') as [string, string];
+    const protocol = [...DEFAULT_PROTOCOL, 'INFLIGHT_SHMFD'] as const;
+    const to = await sw.guest(two, { protocol, retryMs: 20 });
+    // The receiver must be there again before the sender is: frames for a port that is down are dropped, as ever.
+    const from = await sw.guest(one, { protocol, reconnect: 'never' });
+    await sw.linkUp(one, two);
+    const stream = new Counted(from, to);
+    const most = (KILLS + 1) * FRAMES;
+    await stream.reach(FRAMES, most);
+    for (let kill = 1; kill <= KILLS; kill++) {
+      const before = sw.datapathPid;
+      const connections = to.connections;
+      // The rings are full of frames at this moment.
+      stream.step(most);
+      process.kill(before, 'SIGKILL');
+      for (let i = 0; i < 10; i++) stream.step(most);
+      await until('another data plane', () => sw.datapathPid !== before && alive(sw.datapathPid), PATIENCE_MS);
+      await until('the receiver to be back', () => to.state === 'up' && to.connections > connections, PATIENCE_MS);
+      await sw.linkUp(two);
+      await until('the sender to know', () => from.state === 'waiting', PATIENCE_MS);
+      from.start();
+      await from.whenUp(PATIENCE_MS);
+      await stream.reach(Math.min(stream.times.size + FRAMES, most), most);
+    }
+    await stream.reach(most, most);
+    await stream.reach(most, most);
+    t.deepEqual(
+      [...stream.times].filter(([, times]) => times !== 1),
+      [],
+    );
+    t.is(stream.times.size, stream.sent);
+    t.log(`${stream.sent} frames, ${KILLS} kills`);
+  });
+});
