@@ -13,12 +13,13 @@ import { flowMods } from './system/flow-mods.ts';
 import { idle } from './system/idle.ts';
 import { ivshmem } from './system/ivshmem.ts';
 import { kernel } from './system/kernel.ts';
+import { ladder } from './system/ladder.ts';
 import { memif } from './system/memif.ts';
 import { missLatency } from './system/miss-latency.ts';
 import { rates } from './system/rates.ts';
 import { upcalls } from './system/upcalls.ts';
 
-const SYSTEM: Bench[] = [rates, flowMods, upcalls, missLatency, idle, controlKill, kernel, ivshmem, memif];
+const SYSTEM: Bench[] = [rates, flowMods, upcalls, missLatency, idle, controlKill, kernel, ivshmem, memif, ladder];
 const STAGE_DIR = fileURLToPath(new URL('stage/', import.meta.url));
 
 interface Stage {

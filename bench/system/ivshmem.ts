@@ -40,6 +40,7 @@ const sized = (name: string, about: string, from: string, to: string): Row[] =>
 const ROWS: Row[] = [
   ...sized('shared', 'one pool', 'a', 'b'),
   ...sized('copy', 'isolation=copy', 'ca', 'cb'),
+  { name: 'vhost-64', about: '64 B, vhost-user both ways', from: 'vh0', to: 'vh1', size: 64, kind: 'loop' },
   { name: 'vhost-1500', about: '1500 B, vhost-user both ways', from: 'vh0', to: 'vh1', size: 1500, kind: 'loop' },
   { name: 'to-vhost-64', about: '64 B, ivshmem to vhost-user', from: 'a', to: 'vh0', size: 64, kind: 'paced' },
   { name: 'to-vhost-1500', about: '1500 B, ivshmem to vhost-user', from: 'a', to: 'vh0', size: 1500, kind: 'paced' },
