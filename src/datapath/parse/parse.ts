@@ -11,8 +11,8 @@
  * shifts (Node 26, measured by bench/stage/parse.ts).
  */
 import * as key from '#contract/flow-key.ts';
-import type { PacketBatch } from '../packet/batch.ts';
 import { pendingSlots } from '../classifier/found.ts';
+import type { PacketBatch } from '../packet/batch.ts';
 import { parseIpv6 } from './ipv6.ts';
 import { NEED_ADDRESSES, NEED_NETWORK, NEED_TAGS, NEED_WIDE } from './need.ts';
 import { parseTransport } from './transport.ts';
