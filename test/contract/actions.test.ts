@@ -1,15 +1,6 @@
 import test from 'ava';
 import fc from 'fast-check';
-import {
-  checkProgram,
-  decTtl,
-  drop,
-  MAX_ACTION_WORDS,
-  output,
-  popVlan,
-  pushVlan,
-  set,
-} from '#contract/actions.ts';
+import { checkProgram, decTtl, drop, MAX_ACTION_WORDS, output, popVlan, pushVlan, set } from '#contract/actions.ts';
 import { KEY_WORDS } from '#contract/flow-key.ts';
 
 const u32 = fc.integer({ min: 0, max: 0xffffffff });

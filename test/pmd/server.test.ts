@@ -104,7 +104,13 @@ test('hello attaches, and brings the doorbell and the lanes', async (t) => {
     const control = peer();
     control.send({ id: 1, hello: { version: CONTRACT_VERSION } });
     const { hello } = await control.reply(1);
-    t.deepEqual(hello, { version: CONTRACT_VERSION, pid: process.pid, ports: [], lanes: { count: 1 }, options: { a: 'b' } });
+    t.deepEqual(hello, {
+      version: CONTRACT_VERSION,
+      pid: process.pid,
+      ports: [],
+      lanes: { count: 1 },
+      options: { a: 'b' },
+    });
     t.is(control.fds.length, 3);
     t.deepEqual(handler.log, ['attached']);
     t.true(server.doorbell >= 0);
