@@ -59,7 +59,9 @@ napi_value make_result(napi_env env, int64_t result);
 int guard_install(void);
 // Index of the new map's slot, or -errno.
 int guard_register(void *base, size_t length, size_t page_size, int32_t owner);
-void guard_unregister(int slot);
+void guard_unregister(int slot, const void *base);
+// The map at `base` has no file behind it any more: its slot is free before its memory is.
+void guard_release(const void *base);
 // Range of the live map that holds `address`; false when there is none.
 bool guard_find(const void *address, void **base, size_t *length);
 

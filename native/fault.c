@@ -5,7 +5,7 @@
 // address and returns, so that the access is repeated and succeeds; it counts the fault for the map's owner and bumps one
 // process-wide word that hot loops read as an ordinary typed-array element.
 //
-// Who writes a slot: the thread that creates or finalizes the map; `faults` also the handler and takeFaults().
+// Who writes a slot: the thread that creates, releases or finalizes the map; `faults` also the handler and takeFaults().
 // Who reads it: the handler, on any thread, at any moment. `base` publishes the slot (release) and is read again after the
 // other fields: a changed base means that the slot was reused meanwhile. The slot of the map that faulted cannot change
 // under the handler, as its owner is the thread that is faulting, or keeps the map alive for it.
@@ -57,9 +57,16 @@ int guard_register(void *base, size_t length, size_t page_size, int32_t owner) {
   return -ENFILE;
 }
 
-void guard_unregister(int index) {
+void guard_unregister(int index, const void *base) {
   struct slot *slot = &slots[index];
+  // Released before, the slot may be another map's by now; no two live ranges have the same start.
+  if (atomic_load(&slot->base) != (uintptr_t)base) return;
   atomic_store(&slot->base, atomic_load(&slot->faults) ? BASE_GONE : BASE_FREE);
+}
+
+void guard_release(const void *base) {
+  int count = atomic_load_explicit(&used_slots, memory_order_acquire);
+  for (int i = 0; i < count; i++) guard_unregister(i, base);
 }
 
 static struct slot *find(uintptr_t address, uintptr_t *base, size_t *length) {

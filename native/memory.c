@@ -25,7 +25,7 @@ static void finalize_map(napi_env env, void *data, void *hint) {
   (void)env;
   (void)data;
   struct map *map = hint;
-  guard_unregister(map->slot);
+  guard_unregister(map->slot, map->base);
   munmap(map->base, map->length);
   free(map);
 }
@@ -120,7 +120,7 @@ static napi_value address_of(napi_env env, napi_callback_info info) {
   return make_double(env, (double)(uintptr_t)data);
 }
 
-// release(buffer): the whole mapping becomes private zero pages at the same address. 0 or -errno.
+// release(buffer): once per map. The whole mapping becomes private zero pages at the same address. 0 or -errno.
 static napi_value release_map(napi_env env, napi_callback_info info) {
   napi_value argv[1];
   void *data, *base;
@@ -128,7 +128,11 @@ static napi_value release_map(napi_env env, napi_callback_info info) {
   if (!get_args(env, info, 1, argv) || !get_buffer(env, argv[0], &data, &length)) return NULL;
   if (!guard_find(data, &base, &mapped)) return make_int(env, -EINVAL);
   int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
-  return make_int(env, mmap(base, mapped, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED ? -errno : 0);
+  if (mmap(base, mapped, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED) return make_int(env, -errno);
+  // Finalizers come late, or never while a worker does not return to its event loop: a peer that makes us map again and
+  // again must not use up the registry until then.
+  guard_release(base);
+  return make_int(env, 0);
 }
 
 static int open_memfd(const char *name, int64_t size, bool seal) {

@@ -180,12 +180,16 @@ export const mapAnonymous = (length: number): ArrayBuffer =>
 /** Address of an ArrayBuffer's first byte, for rows of `copyRows`. Stable for buffers of `map` and `mapAnonymous`. */
 export const address = native.address;
 
+const released = new WeakSet<ArrayBuffer>();
+
 /**
  * Lets go of the memory behind a `map` or `mapAnonymous` buffer at once, not only when it is collected. The buffer stays
- * usable, as private zeros.
+ * usable, as private zeros. A second time it does nothing.
  */
 export const release = (buffer: ArrayBuffer): void => {
+  if (released.has(buffer)) return;
   checked('mmap', native.release(buffer), 'release');
+  released.add(buffer);
 };
 
 /** Word 0 counts, process-wide, the accesses to truncated memory survived so far. Read it once per burst. */

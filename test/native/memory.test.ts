@@ -181,8 +181,20 @@ test.serial('release leaves zeros behind and lets go of the file at once', (t) =
   t.is(sum(view), 0);
   view[0] = 1;
   t.is(view[0], 1);
-  os.release(buffer);
-  t.is(view[0], 0);
+  t.notThrows(() => os.release(buffer), 'a second time it does nothing');
+  t.is(view[0], 1);
   os.close(fd);
   t.throws(() => os.release(new ArrayBuffer(8)), { code: 'EINVAL' });
+});
+
+test('maps that were released do not count, before any of them is collected', (t) => {
+  const fd = os.memfd('again', 4096);
+  // More than the registry holds, without a turn of the event loop in which buffers could be finalized.
+  for (let i = 0; i < 10_000; i++) os.release(os.map(fd, 0, 4096, { write: true, owner: 7 }));
+  const last = os.map(fd, 0, 4096, { write: true, owner: 7 });
+  new Uint8Array(last)[0] = 1;
+  t.is(new Uint8Array(last)[0], 1);
+  os.release(last);
+  t.is(new Uint8Array(last)[0], 0);
+  os.close(fd);
 });
