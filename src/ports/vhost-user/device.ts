@@ -344,8 +344,11 @@ export class VhostUserDevice {
       // Without the protocol features a ring is enabled by its kick (vhost-user.rst, "Ring states").
       if (!wire.hasBit(this.#features, wire.VIRTIO_FEATURES.PROTOCOL_FEATURES)) ring.enabled = true;
     }
-    await this.#apply();
-    closeFd(old);
+    try {
+      await this.#apply();
+    } finally {
+      closeFd(old);
+    }
     // What was signalled to the old descriptor may not have been seen.
     if (which === 'callFd' && ring.callFd >= 0 && ring.started) eventfdSignal(ring.callFd);
   }

@@ -111,6 +111,8 @@ test.serial('any messages are obeyed or refused, and nothing stays open', async 
       }
     }
     await device.close();
+    // Buffers that were let go are finalized between turns of the event loop.
+    await new Promise((resolve) => setImmediate(resolve));
     t.is(port, undefined);
     t.is(batch.copyLogs.length, 0);
     t.is(batch.journal, undefined);
