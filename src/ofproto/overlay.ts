@@ -1,8 +1,9 @@
 /** What a switch has of patch ports and tunnels: the ports, the networks under them, and what follows when these change. */
+import { ACTION_TNL_PUSH, pushedHeader } from '#contract/actions.ts';
 import { W_IN_PORT } from '#contract/flow-key.ts';
 import { type ListenerView, type NeighbourView, RequestError, type TunnelApi } from './api.ts';
 import type { Bridge } from './bridge.ts';
-import type { Datapath } from './datapath.ts';
+import type { Datapath, Megaflow } from './datapath.ts';
 import { macNumber } from './field-parse.ts';
 import { formatIp, type IpAddress, parseIp, widthOf } from './ip-address.ts';
 import { macText } from './mac-learning.ts';
@@ -67,6 +68,14 @@ export class Overlay implements TunnelApi {
     for (const bridge of bridges.values()) {
       revalidator.bridgeChanged(bridge);
       for (const port of bridge.portList) if (port.tunnel) revalidator.deleteOf(bridge, port.ofport);
+    }
+  }
+
+  /** Learns from megaflows of an earlier control plane what it knew of neighbours, so that they go on forwarding. */
+  presume(flows: readonly Megaflow[]): void {
+    for (const { actions } of flows) {
+      for (let at = 0; at < actions.length; at += actions[at]! & 0xffff)
+        if (actions[at]! >>> 16 === ACTION_TNL_PUSH) this.underlay.presume(pushedHeader(actions, at));
     }
   }
 

@@ -170,7 +170,8 @@ export class Switch implements SwitchApi, BridgeContext {
     for (const bridge of this.bridges.values()) {
       for (const port of bridge.portList) {
         port.dpPort = 0;
-        if (isVirtual(port.spec.type)) continue;
+        // A user's route may have made a LOCAL where bridges have no devices.
+        if (isVirtual(port.spec.type) || (port.ofport === OFPP_LOCAL && !this.#localDevices)) continue;
         const found = byName.get(port.name);
         if (found === undefined) missing.push(port);
         else this.#join(bridge, port, found.portNo);
@@ -237,6 +238,7 @@ export class Switch implements SwitchApi, BridgeContext {
     this.#restoring = false;
     const found = this.#found;
     this.#found = [];
+    this.tunnels.presume(found);
     for (const flow of found) {
       const inPort = flow.key[W_IN_PORT]!;
       const at = this.#byDpPort[inPort] ?? this.tunnels.virtual.receiver(inPort, flow.key);

@@ -173,6 +173,102 @@ test('a flow says where a tunnel leads', async (t) => {
   t.is(outputs[1]!.header, undefined);
 });
 
+/** The same switch anew: its control plane, or with `forget` its data plane. */
+async function restarted(old: OfprotoRig, ports: readonly PortSpec[], flows: readonly string[]): Promise<OfprotoRig> {
+  old.theSwitch.close();
+  const rig = new OfprotoRig(old.datapath);
+  rig.time = old.time + 1000;
+  old.datapath.connect();
+  rig.theSwitch.restoring();
+  const { theSwitch } = rig;
+  for (const [name, failMode] of [
+    ['br0', 'standalone'],
+    ['int0', 'secure'],
+  ] as const)
+    await theSwitch.addBridge({ name, datapathId: '', failMode, otherConfig: { hwaddr: LOCAL_MAC } });
+  Object.assign(rig, { bridge: theSwitch.bridges.get('br0') });
+  await theSwitch.addPort('br0', portSpec('p1', { ofportRequest: 1 }));
+  await theSwitch.addPort('int0', portSpec('q1', { ofportRequest: 1 }));
+  for (const port of ports) await theSwitch.addPort('int0', port);
+  await theSwitch.tunnels.addRoute('1.1.2.0/24', 'br0', '', '1.1.2.88');
+  await flow(rig, ...flows);
+  return rig;
+}
+
+const arpReply = (mac: string): string =>
+  `in_port=1,arp,dl_src=${mac},dl_dst=${LOCAL_MAC},arp_op=2,arp_spa=1.1.2.92,arp_tpa=1.1.2.88,arp_sha=${mac},arp_tha=${LOCAL_MAC}`;
+
+test('tunnels outlive their control plane: neighbours are those of before until they answer', async (t) => {
+  const flows = ['in_port=1,actions=output:5', 'in_port=5,actions=output:1'];
+  const old = await overlay([fixed]);
+  await flow(old, ...flows);
+  inner(old);
+  old.send(arpReply(PEER_MAC));
+  for (let i = 0; i < 3; i++) inner(old);
+  for (let i = 0; i < 2; i++) {
+    decapsulated(old, 123);
+    old.send(outer);
+  }
+  const sizes = old.datapath.flows.size;
+  const rig = await restarted(old, [fixed], flows);
+  const sent = inner(rig);
+  t.false(sent.upcall, 'before the configuration is there again');
+  const { puts, deletes } = rig.datapath;
+  await rig.theSwitch.restored();
+  t.deepEqual([rig.datapath.flows.size, rig.datapath.puts, rig.datapath.deletes], [sizes, puts, deletes]);
+  t.deepEqual(rig.theSwitch.tunnels.neighbours(), [{ ip: '1.1.2.92', mac: PEER_MAC, bridge: 'br0' }]);
+  t.deepEqual(inner(rig), sent);
+  t.false(decapsulated(rig, 123).upcall);
+  t.is(rig.send(outer).outputs[0]?.popped, 1);
+
+  const asked = rig.datapath.executed.length;
+  await rig.theSwitch.tick();
+  t.is(rig.datapath.executed.length, asked + 1, 'it is asked at once');
+  rig.send(arpReply(B));
+  await rig.theSwitch.tick();
+  t.is(Buffer.from(inner(rig).outputs[0]!.header!).toString('hex', 0, 6), '00000000000b', 'and its answer counts');
+  rig.time += 200_000;
+  await rig.theSwitch.tick();
+  t.is(rig.theSwitch.tunnels.neighbours().length, 1);
+});
+
+test('a neighbour of before that never answers is forgotten', async (t) => {
+  const old = await overlay([fixed]);
+  await flow(old, 'actions=output:5');
+  await old.theSwitch.tunnels.setNeighbour('br0', '1.1.2.92', PEER_MAC);
+  inner(old);
+  const rig = await restarted(old, [fixed], ['actions=output:5']);
+  await rig.theSwitch.restored();
+  t.is(inner(rig).drop, '');
+  rig.time += 200_000;
+  await rig.theSwitch.tick();
+  t.deepEqual(rig.theSwitch.tunnels.neighbours(), []);
+  t.is(inner(rig).drop, 'tunnel_no_neighbour');
+});
+
+test('a data plane that lost everything gets its tunnels again, and neighbours are still known', async (t) => {
+  const rig = await overlay([fixed, tunnel('g', 'gre', { remote_ip: '1.1.2.92' }, 6)]);
+  await rig.theSwitch.tunnels.setNeighbour('br0', '1.1.2.92', PEER_MAC);
+  await flow(rig, 'in_port=1,actions=output:5', 'in_port=5,actions=output:1');
+  inner(rig);
+  rig.datapath.forget();
+  rig.datapath.connect();
+  await new Promise((resolve) => setImmediate(resolve));
+  await rig.theSwitch.restored();
+  const numbers = new Map(rig.datapath.ports().map(({ name, portNo }) => [name, portNo]));
+  const numberOf = (name: string): number => numbers.get(name) ?? 0;
+  t.deepEqual([...numbers.keys()].sort(), ['gre_sys', 'p1', 'q1', 'vxlan_sys_4789']);
+  t.deepEqual(
+    rig.theSwitch.tunnels.listeners().map(({ name, port }) => [name, port]),
+    ['vxlan_sys_4789', 'gre_sys'].map((name) => [name, numberOf(name)]),
+  );
+  const again = inner(rig, undefined, numberOf('q1'));
+  t.is(again.outputs[0]?.port, numberOf('p1'));
+  t.regex(rig.megaflows().at(-1)!, new RegExp(`tnl_push\\(tnl_port\\(${numberOf('vxlan_sys_4789')}\\)`));
+  const popped = rig.send(outer).outputs[0]!;
+  t.deepEqual([popped.port, popped.popped], [numberOf('vxlan_sys_4789'), 1]);
+});
+
 test('options are checked by name', (t) => {
   const check = (type: 'vxlan' | 'gre', options: Record<string, string>) => () =>
     parseTunnel(type, portSpec('x', { type, options }));

@@ -53,6 +53,13 @@ export class NeighbourTable {
     return true;
   }
 
+  /** Takes an unknown neighbour for what it was to an earlier control plane: it is asked at once, and good until it answers. */
+  presume(bridge: string, ip: IpAddress, mac: number): void {
+    if (this.find(bridge, ip) !== undefined) return;
+    this.learn(bridge, ip, mac);
+    this.find(bridge, ip)!.heard -= RENEW_MS;
+  }
+
   /** Whether the neighbour may be asked for now; notes that it was. */
   mayAsk(bridge: string, ip: IpAddress): boolean {
     const key = keyOf(bridge, ip);

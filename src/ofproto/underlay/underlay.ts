@@ -3,10 +3,10 @@
  * own port (LOCAL) the route to the other end names, to the neighbour that the route's next hop is; packets to an address of
  * that port come out of the tunnel.
  */
-
+import { ETH_IPV4 } from '#contract/flow-key.ts';
 import type { Bridge } from '../bridge.ts';
 import { macNumber } from '../field-parse.ts';
-import { type IpAddress, sameIp } from '../ip-address.ts';
+import { type IpAddress, ipv4, ipv6, sameIp } from '../ip-address.ts';
 import { OFPP_LOCAL } from '../ofp-port.ts';
 import type { OfPort } from '../port.ts';
 import type { HostNetwork } from './host.ts';
@@ -63,6 +63,19 @@ export class Underlay {
     const mac = this.#host.neighbour(bridge.name, next);
     if (mac !== undefined) this.neighbours.learn(bridge.name, next, mac);
     return mac;
+  }
+
+  /** Learns the next hop from a header by which an earlier control plane reached it. */
+  presume(header: Uint8Array): void {
+    const view = new DataView(header.buffer, header.byteOffset, header.length);
+    const address = (at: number): IpAddress =>
+      view.getUint16(12) === ETH_IPV4
+        ? ipv4(view.getUint32(at))
+        : ipv6(Array.from({ length: 4 }, (_, i) => view.getUint32(at + 4 * i)));
+    const [source, destination] = view.getUint16(12) === ETH_IPV4 ? [26, 30] : [22, 38];
+    const path = this.pathTo(address(destination!), address(source!));
+    if (path === undefined || this.macOf(path) !== undefined) return;
+    this.neighbours.presume(path.bridge.name, path.next, view.getUint16(0) * 2 ** 32 + view.getUint32(2));
   }
 
   /** The next hop is wanted: it will be asked for by `ask`. */
