@@ -49,7 +49,8 @@ const direct = (end: keyof Ends): end is 'shared' | 'copy' => end === 'shared' |
 const COPIES_IN_GUESTS = 2;
 
 interface Rate {
-  /** Packets per second that the receiving program counted. */
+  /** Packets per second that the sending program sent, and that the receiving one counted. */
+  sent: number;
   received: number;
   /** Microseconds of processor time between the guests, for a packet delivered. */
   cost: number;
@@ -64,6 +65,8 @@ interface Turn {
   p50: number;
   p99: number;
 }
+
+const kilo = (perSecond: number): string => figure(perSecond / 1000);
 
 /** Both programs say so: a number after the word, in packets or millions of them. */
 function perSecond(said: string, word: string): number {
@@ -101,13 +104,14 @@ async function measureRate(guests: Guests, rung: Rung, size: number, options: Be
   })();
   const [[said, sent], { carried, cycles }] = await Promise.all([programs, work]);
   const received = perSecond(said, 'received');
-  if (!port) return { received, cost: (carried / received) * 1e6, copied: Number.NaN };
+  const offered = perSecond(sent, 'sent');
+  if (!port) return { sent: offered, received, cost: (carried / received) * 1e6, copied: Number.NaN };
   // What the switch handled and the receiver did not get has cost time too.
-  const handled = Math.max(perSecond(sent, 'sent'), received);
+  const handled = Math.max(offered, received);
   // Counters are told about once a second.
   await sleep(1500);
   const [bytes, frames] = (await copiedSoFar()).map((count, i) => count - before[i]!);
-  return { received, cost: (((cycles / tscHz()) * handled) / received) * 1e6, copied: bytes! / frames! };
+  return { sent: offered, received, cost: (((cycles / tscHz()) * handled) / received) * 1e6, copied: bytes! / frames! };
 }
 
 async function measurePing(guests: Guests, { end, port }: Rung): Promise<Pick<Turn, 'p50' | 'p99'>> {
@@ -134,11 +138,12 @@ async function measureRungs(rungs: readonly Rung[], options: BenchOptions): Prom
     await guests.open(rungs.some(({ port }) => !port));
     for (let round = 0; round < options.rounds; round++) {
       for (const rung of rungs) {
+        await guests.carriedBy(rung.port ? 'switch' : 'qemu');
         const small = await measureRate(guests, rung, SMALL, options);
         const large = await measureRate(guests, rung, LARGE, options);
         const turn = { small, large, ...(await measurePing(guests, rung)) };
         turns.get(rung.name)!.push(turn);
-        const rates = `${figure(small.received / 1000)} and ${figure(large.received / 1000)} kpps`;
+        const rates = [small, large].map((rate) => `${kilo(rate.received)} of ${kilo(rate.sent)} kpps`).join(', ');
         options.progress(`[${round + 1}/${options.rounds}] ${rung.name}: ${rates}, ${figure(turn.p50)} us`);
       }
     }
@@ -160,8 +165,8 @@ const COLUMNS: readonly { head: string; metric: string; unit: string; of: (turn:
 
 const NOTES = [
   'copies: from guest to guest, and in the kernels of both guests. us/pkt: processor time between the guests per packet',
-  'delivered (QEMU: main threads of both; else busy cycles of the PMD). Rates and round trips are bound by the guests:',
-  'emulated processors that share one core; us/pkt is not.',
+  'delivered (QEMU: main threads of both; else busy cycles of the PMD). Rates and round trips are bound by the guests,',
+  'whose emulated processors share one core; us/pkt leaves these out.',
 ];
 
 async function run(options: BenchOptions) {

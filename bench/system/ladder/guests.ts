@@ -1,10 +1,13 @@
 /**
  * Two Linux guests with a card or device for every rung of the ladder, and the switch that joins them.
  *
- * Guests' processors share one core of the host. The other core is for what carries the frames: the switch's PMD or, where
- * QEMU carries them, the main threads of both QEMUs. So the one never waits for the other to leave a core.
+ * Guests' processors share one core of the host, in which the receiver's goes first: it takes frames when they come, and the
+ * sender has what is left. As equals they would take long turns, and most frames would find the receiver's ring full. The
+ * other core is for what carries the frames: the switch's PMD or, where QEMU carries them, the main threads of both QEMUs.
+ * Those only pass on interrupts when the switch carries, which KVM does without them, and then run beside their guests.
  */
 import { readdirSync, readFileSync } from 'node:fs';
+import { getPriority, setPriority } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { findKernel, hasVfio, VFIO_MODULES } from '../../../test/support/initramfs.ts';
@@ -18,6 +21,8 @@ import { GUEST_CORE, PMD_CORE } from '../switches.ts';
 const SOURCE = fileURLToPath(new URL('frames.c', import.meta.url));
 const DEVICES = '/sys/bus/pci/devices';
 const BOOT_MS = 120_000;
+/** nice(2): at the full distance from -20, the one gets a hundredth of the time that the other has. */
+const PRIORITY_STEP = 20;
 const VHOST = 0;
 const TAP = 1;
 
@@ -68,7 +73,8 @@ export class Guests {
     await Promise.all(booting);
     this.from = await this.#ends(this.a);
     this.to = await this.#ends(this.b);
-    for (const guest of [this.a, this.b]) await pin(guest);
+    await placeProcessor(this.a, PRIORITY_STEP);
+    await placeProcessor(this.b, 0);
   }
 
   async close(): Promise<void> {
@@ -133,6 +139,11 @@ export class Guests {
     };
   }
 
+  /** Says who carries the next packets: the main threads of QEMU, or the switch. */
+  async carriedBy(who: 'qemu' | 'switch'): Promise<void> {
+    for (const { child } of [this.a, this.b]) await place(child.pid, who === 'qemu' ? PMD_CORE : GUEST_CORE);
+  }
+
   /** Seconds that the main threads of both QEMUs have run; packets of a tap are their work. */
   carrierSeconds(): number {
     return [this.a, this.b].reduce((sum, { child: { pid } }) => {
@@ -152,11 +163,14 @@ export class Guests {
   }
 }
 
-/** Holds a guest's processor to one core, and QEMU's main thread to the other. */
-async function pin({ child: { pid } }: QemuGuest): Promise<void> {
-  for (const thread of readdirSync(`/proc/${pid}/task`)) {
-    const name = readFileSync(`/proc/${pid}/task/${thread}/comm`, 'utf8');
-    const core = name.startsWith('CPU ') ? GUEST_CORE : PMD_CORE;
-    await runOk('taskset', ['-p', '-c', String(core), thread]);
+const place = (thread: number, core: number): Promise<string> =>
+  runOk('taskset', ['-p', '-c', String(core), String(thread)]);
+
+/** Holds a guest's processor to one core, that much nicer than this process. */
+async function placeProcessor({ child: { pid } }: QemuGuest, nicer: number): Promise<void> {
+  for (const thread of readdirSync(`/proc/${pid}/task`).map(Number)) {
+    if (!readFileSync(`/proc/${pid}/task/${thread}/comm`, 'utf8').startsWith('CPU ')) continue;
+    await place(thread, GUEST_CORE);
+    setPriority(thread, Math.min(19, getPriority() + nicer));
   }
 }
