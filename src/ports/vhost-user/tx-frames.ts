@@ -45,7 +45,7 @@ export class FrameSender {
   readonly #counters: PortCounters;
   readonly #headerBytes: number;
   readonly #checksum: boolean;
-  readonly #offload: SoftwareOffload | undefined;
+  readonly #offload = new SoftwareOffload();
   /** By gso_type: 1 when the guest takes such a frame as it is. */
   readonly #takes = new Uint8Array(256);
   readonly #headers16: Uint16Array;
@@ -62,8 +62,6 @@ export class FrameSender {
     if (options.checksum && options.tso6) this.#takes[GSO_TCPV6] = 1;
     if (options.checksum && options.tso4 && options.ecn) this.#takes[GSO_TCPV4 | GSO_ECN] = 1;
     if (options.checksum && options.tso6 && options.ecn) this.#takes[GSO_TCPV6 | GSO_ECN] = 1;
-    const all = this.#takes[GSO_TCPV4 | GSO_ECN] === 1 && this.#takes[GSO_TCPV6 | GSO_ECN] === 1;
-    this.#offload = all ? undefined : new SoftwareOffload();
     const headers = mapAnonymous(SLOTS * HEADER_STRIDE);
     this.#headers16 = new Uint16Array(headers);
     this.#headersAddress = address(headers);
@@ -96,7 +94,6 @@ export class FrameSender {
   /** The guest wants whole checksums. */
   #sum(batch: PacketBatch, slot: number, index: number): number {
     const offload = this.#offload;
-    if (offload === undefined) return OFFLOAD;
     offload.linearise(batch, slot);
     if (!offload.fillChecksum(batch.csumStart[slot]!, batch.csumOffset[slot]!)) return OFFLOAD;
     putPlainHeader(this.#headers16, index * HEADER_STRIDE);
@@ -114,7 +111,6 @@ export class FrameSender {
   /** The guest wants short frames. All segments are sent, or none. */
   #segment(batch: PacketBatch, slot: number): number {
     const offload = this.#offload;
-    if (offload === undefined) return OFFLOAD;
     offload.linearise(batch, slot);
     if (!offload.prepare(batch.gsoType[slot]!, batch.gsoSize[slot]!, batch.csumStart[slot]!)) return OFFLOAD;
     const ring = this.#ring;
@@ -151,6 +147,6 @@ export class FrameSender {
   /** Lets go of private memory. */
   close(): void {
     release(this.#headers16.buffer as ArrayBuffer);
-    this.#offload?.close();
+    this.#offload.close();
   }
 }
