@@ -59,6 +59,12 @@ class RingLog {
     if (!packed) this.#log.mark(usedAt + 2, 2);
   }
 
+  /** Entries of any places may have been written. */
+  tried(): void {
+    const { packed, size, usedAt } = this.#ring;
+    if (!packed) this.#log.mark(usedAt, 4 + ELEMENT * size);
+  }
+
   /** The wish for notifications was written. */
   event(): void {
     const { packed, size, eventIdx, usedAt } = this.#ring;
@@ -136,7 +142,10 @@ export class LoggedTx implements TxQueue {
   }
 
   push(batch: PacketBatch, list: Int32Array, n: number): number {
-    return this.#inner.push(batch, list, n);
+    const sent = this.#inner.push(batch, list, n);
+    // Buffers that were looked at and left lie in the used ring already, where nothing shows them.
+    if (sent < n) this.#log.tried();
+    return sent;
   }
 
   publish(): void {
