@@ -46,6 +46,9 @@ export class NetnsLab {
     this.#spaces.add(name);
     await runOk('ip', ['netns', 'add', this.space(name)]);
     await this.ip(name, 'link', 'set', 'lo', 'up');
+    // iperf3 counts what was read when the sender ends: what lies in socket buffers then (32 MB by default here) is not.
+    const small = 'echo 4096 131072 1048576 | tee /proc/sys/net/ipv4/tcp_rmem > /proc/sys/net/ipv4/tcp_wmem';
+    await this.exec(name, 'sh', '-c', small);
   }
 
   /** ip(8) in a namespace. */
