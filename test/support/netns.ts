@@ -46,9 +46,6 @@ export class NetnsLab {
     this.#spaces.add(name);
     await runOk('ip', ['netns', 'add', this.space(name)]);
     await this.ip(name, 'link', 'set', 'lo', 'up');
-    // iperf3 counts what was read when the sender ends: what lies in socket buffers then (32 MB by default here) is not.
-    const small = 'echo 4096 131072 1048576 | tee /proc/sys/net/ipv4/tcp_rmem > /proc/sys/net/ipv4/tcp_wmem';
-    await this.exec(name, 'sh', '-c', small);
   }
 
   /** ip(8) in a namespace. */
@@ -101,6 +98,9 @@ export class NetnsLab {
 
   /** Runs iperf3 between two namespaces. @returns what the client reports (`end` of its JSON). */
   async iperf(from: string, to: string, address: string, ...options: string[]): Promise<IperfEnd> {
+    // What lies in socket buffers when the sender ends is not counted as received, and they may grow to 32 MB.
+    const small = 'echo 4096 131072 1048576 | tee /proc/sys/net/ipv4/tcp_rmem > /proc/sys/net/ipv4/tcp_wmem';
+    for (const name of [from, to]) await this.exec(name, 'sh', '-c', small);
     const server = this.start(to, 'iperf3', '-s', '-1', '--forceflush');
     await server.waitFor(/Server listening/, 'iperf3 to listen', STEP_MS);
     const text = await this.exec(from, 'iperf3', '-J', '-c', address, ...options);
