@@ -1,13 +1,14 @@
 /**
  * Two network namespaces joined by veth pairs through a switch: TCP, small frames, and round trips; Ringway beside the userspace
- * datapath of Open vSwitch and the kernel's own bridge, in turns. Sender and receiver have one CPU, the switch the other.
+ * datapath of Open vSwitch and the kernel's own bridge. Sender and receiver have one CPU, the switch the other. Every switch
+ * lives through the whole run with namespaces of its own, stopped while another has its turn; a round before the first warms up.
  */
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { NetnsLab, netnsMissing } from '../../test/support/netns.ts';
 import { ovsUnavailable, startOvs } from '../../test/support/ovs.ts';
 import { sleep } from '../../test/support/process.ts';
-import { SwitchProcess } from '../../test/support/switch.ts';
+import { alive, SwitchProcess } from '../../test/support/switch.ts';
 import {
   type Bench,
   type BenchOptions,
@@ -28,16 +29,22 @@ const PMD_CPU = { 'pmd-cpu-mask': '0x2' };
 /** As that thread does. */
 const NEVER_SLEEPS = { ...PMD_CPU, 'pmd-sleep-max': '0' };
 const PINGS = 600;
+const SETTLE_MS = 500;
 
 /** What joins the interfaces va and vb of namespace `s`. */
 interface Subject {
   readonly name: string;
   readonly key: string;
   /** Subjects of one row do the job by the same means, and are compared. */
-  readonly row: 'bridge' | 'packet' | 'xdp';
+  readonly row: 'bridge' | 'packet' | 'xdp' | 'xdp-sleep';
   unavailable(): string | undefined;
-  /** @returns what ends it. */
-  join(lab: NetnsLab): Promise<() => Promise<void>>;
+  join(lab: NetnsLab): Promise<Joined>;
+}
+
+interface Joined {
+  /** Processes that take part. */
+  readonly pids: readonly number[];
+  end(): Promise<unknown>;
 }
 
 const ringway = (
@@ -58,7 +65,7 @@ const ringway = (
     for (const port of ['va', 'vb'])
       await sw.vsctl('add-port', 'br0', port, '--', 'set', 'Interface', port, 'type=system', ...options);
     await sw.linkUp('va', 'vb');
-    return () => sw.close();
+    return { pids: [sw.child.pid, sw.datapathPid], end: () => sw.close() };
   },
 });
 
@@ -85,7 +92,7 @@ const ovs = (
         port,
         ...(options.length ? ['--', 'set', 'Interface', port, ...options] : []),
       );
-    return () => made.stop();
+    return { pids: [made.pid], end: () => made.stop() };
   },
 });
 
@@ -104,7 +111,7 @@ const SUBJECTS: readonly Subject[] = [
       await lab.ip('s', 'link', 'add', 'br0', 'type', 'bridge');
       for (const port of ['va', 'vb']) await lab.ip('s', 'link', 'set', port, 'master', 'br0');
       await lab.ip('s', 'link', 'set', 'br0', 'up');
-      return async () => undefined;
+      return { pids: [], end: async () => undefined };
     },
   },
   ovs('OVS netdev system, offloads off', 'packet', OVS_DAEMON, {}, guestsSum),
@@ -112,7 +119,16 @@ const SUBJECTS: readonly Subject[] = [
   ringway('Ringway AF_PACKET', 'packet', {}, 'options:xdp-mode=off'),
   ovs('OVS netdev afxdp, offloads off', 'xdp', OVS_DAEMON, PMD_CPU, guestsSum, 'type=afxdp', 'options:n_rxq=1'),
   ringway('Ringway AF_XDP', 'xdp', NEVER_SLEEPS, 'options:xdp-mode=best-effort'),
-  ringway('Ringway AF_XDP, asleep when idle', 'xdp', PMD_CPU, 'options:xdp-mode=best-effort'),
+  ovs(
+    'OVS netdev afxdp, pmd-maxsleep=500',
+    'xdp-sleep',
+    OVS_DAEMON,
+    { ...PMD_CPU, 'pmd-maxsleep': '500' },
+    guestsSum,
+    'type=afxdp',
+    'options:n_rxq=1',
+  ),
+  ringway('Ringway AF_XDP, asleep when idle', 'xdp-sleep', PMD_CPU, 'options:xdp-mode=best-effort'),
 ];
 
 interface Figures {
@@ -129,23 +145,46 @@ const METRICS = [
   ['p99', 'µs'],
 ] as const;
 
-async function measure(subject: Subject, options: BenchOptions): Promise<Figures> {
-  const lab = new NetnsLab();
-  let leave: (() => Promise<void>) | undefined;
-  try {
-    for (const name of ['s', 'a', 'b']) await lab.add(name);
-    await lab.veth('s', 'va', 'a', '10.9.0.1/24');
-    await lab.veth('s', 'vb', 'b', '10.9.0.2/24');
-    leave = await subject.join(lab);
-    await lab.reaches('a', '10.9.0.2');
-    const tcp = await iperf(lab, options);
-    const mpps = await flood(lab, options);
-    await sleep(500);
-    const [p50, p99] = await roundTrips(lab);
+/** A subject between its own namespaces, stopped except in its turns. */
+class Contender {
+  readonly subject: Subject;
+  readonly samples: Figures[] = [];
+  readonly #lab = new NetnsLab();
+  #joined: Joined | undefined;
+
+  constructor(subject: Subject) {
+    this.subject = subject;
+  }
+
+  async start(): Promise<void> {
+    for (const name of ['s', 'a', 'b']) await this.#lab.add(name);
+    await this.#lab.veth('s', 'va', 'a', '10.9.0.1/24');
+    await this.#lab.veth('s', 'vb', 'b', '10.9.0.2/24');
+    this.#joined = await this.subject.join(this.#lab);
+    await this.#lab.reaches('a', '10.9.0.2');
+    this.#signal('SIGSTOP');
+  }
+
+  async turn(options: BenchOptions): Promise<Figures> {
+    this.#signal('SIGCONT');
+    await sleep(SETTLE_MS);
+    await this.#lab.reaches('a', '10.9.0.2');
+    const tcp = await iperf(this.#lab, options);
+    const mpps = await flood(this.#lab, options);
+    await sleep(SETTLE_MS);
+    const [p50, p99] = await roundTrips(this.#lab);
+    this.#signal('SIGSTOP');
     return { tcp, mpps, p50, p99 };
-  } finally {
-    await leave?.();
-    await lab.close();
+  }
+
+  async end(): Promise<void> {
+    this.#signal('SIGCONT');
+    await this.#joined?.end();
+    await this.#lab.close();
+  }
+
+  #signal(signal: 'SIGSTOP' | 'SIGCONT'): void {
+    for (const pid of this.#joined?.pids ?? []) if (alive(pid)) process.kill(pid, signal);
   }
 }
 
@@ -188,16 +227,18 @@ async function roundTrips(lab: NetnsLab): Promise<[number, number]> {
 }
 
 /** Per metric, how many times better Ringway is than an OVS of its row: the median of the rounds' ratios. */
-function compare(chosen: readonly Subject[], samples: readonly Figures[][]): string[][] {
-  const pairs = chosen.flatMap((ours, i) =>
-    chosen.flatMap((other, j) =>
-      ours.key === 'ringway' && other.key === 'ovs' && ours.row === other.row ? [[i, j] as const] : [],
-    ),
+function compare(contenders: readonly Contender[]): string[][] {
+  const pairs = contenders.flatMap((ours) =>
+    contenders
+      .filter(
+        ({ subject: { key, row } }) => ours.subject.key === 'ringway' && key === 'ovs' && row === ours.subject.row,
+      )
+      .map((theirs) => [ours, theirs] as const),
   );
-  return pairs.map(([i, j]) => [
-    `${chosen[i]!.name} ÷ ${chosen[j]!.name}`,
+  return pairs.map(([ours, theirs]) => [
+    `${ours.subject.name} ÷ ${theirs.subject.name}`,
     ...METRICS.map(([metric, unit]) => {
-      const ratios = samples[i]!.map((one, round) => one[metric] / samples[j]![round]![metric]);
+      const ratios = ours.samples.map((one, round) => one[metric] / theirs.samples[round]![metric]);
       return `${figure(median(unit === 'µs' ? ratios.map((ratio) => 1 / ratio) : ratios))} ×`;
     }),
   ]);
@@ -214,31 +255,38 @@ async function runKernel(options: BenchOptions): Promise<BenchReport> {
       return !why;
     },
   );
-  const samples = chosen.map((): Figures[] => []);
-  for (let round = 0; round < options.rounds; round++) {
-    for (const [index, subject] of chosen.entries()) {
-      const figures = await measure(subject, options);
-      samples[index]!.push(figures);
-      const { tcp, mpps, p50, p99 } = figures;
-      options.progress(
-        `round ${round + 1} ${subject.name}: ${figure(tcp)} Gbit/s, ${figure(mpps)} Mpps, ping ${figure(p50)} / ${figure(p99)} µs`,
-      );
+  const contenders = chosen.map((subject) => new Contender(subject));
+  try {
+    for (const contender of contenders) await contender.start();
+    for (let round = 0; round <= options.rounds; round++) {
+      // Another is the first in every round, so that no one always follows the same.
+      for (let turn = 0; turn < contenders.length; turn++) {
+        const contender = contenders[(round + turn) % contenders.length]!;
+        const figures = await contender.turn(options);
+        const { tcp, mpps, p50, p99 } = figures;
+        if (round > 0) contender.samples.push(figures);
+        options.progress(
+          `${round === 0 ? 'warm-up' : `round ${round}`} ${contender.subject.name}: ${figure(tcp)} Gbit/s, ${figure(mpps)} Mpps, ping ${figure(p50)} / ${figure(p99)} µs`,
+        );
+      }
     }
+  } finally {
+    for (const contender of contenders) await contender.end();
   }
-  const results: BenchResult[] = chosen.flatMap((subject, index) =>
+  const results: BenchResult[] = contenders.flatMap(({ subject, samples }) =>
     METRICS.map(([metric, unit]) => ({
       row: 'kernel',
       subject: subject.name,
       metric,
-      value: median(samples[index]!.map((one) => one[metric])),
+      value: median(samples.map((one) => one[metric])),
       unit,
     })),
   );
-  const lines = chosen.map(({ name }) => [
+  const lines = contenders.map(({ subject: { name } }) => [
     name,
     ...METRICS.map(([metric]) => figure(results.find((one) => one.subject === name && one.metric === metric)!.value)),
   ]);
-  lines.push(...compare(chosen, samples));
+  lines.push(...compare(contenders));
   return {
     results,
     table: formatTable([['veth to veth', 'TCP Gbit/s', '64 B Mpps', 'ping p50 µs', 'ping p99 µs'], ...lines]),
