@@ -2,6 +2,7 @@
  * Network namespaces for tests of kernel ports: one for the switch, others as hosts, joined by veth pairs. Names hold the pid
  * of the test, and everything goes with `close`. Needs root.
  */
+import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { Child, type RunResult, run, runOk, until, which } from './process.ts';
 
@@ -18,6 +19,17 @@ export function netnsMissing(...programs: string[]): string {
   // CAP_NET_ADMIN, CAP_NET_RAW and CAP_SYS_ADMIN.
   const needed = (1n << 12n) | (1n << 13n) | (1n << 21n);
   return (BigInt(`0x${caps}`) & needed) === needed ? '' : 'needs the capabilities to make network namespaces';
+}
+
+/** Whether the kernel can make tunnel devices of a type. */
+export function kernelMakes(type: 'vxlan' | 'geneve' | 'gre'): boolean {
+  if (netnsMissing() !== '') return false;
+  const key = type === 'gre' ? ['type', 'gretap', 'key', '1'] : ['type', type, 'id', '1'];
+  const port = type === 'vxlan' ? ['dstport', '4789'] : [];
+  const name = `rwp${process.pid}`;
+  const made = spawnSync('ip', ['link', 'add', name, ...key, ...port, 'remote', '192.0.2.1']);
+  if (made.status === 0) spawnSync('ip', ['link', 'delete', name]);
+  return made.status === 0;
 }
 
 /** What busybox ping said. */

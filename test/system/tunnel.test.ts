@@ -1,10 +1,9 @@
 /** Tunnels of the whole switch: to Open vSwitch's userspace datapath, and to the kernel's own devices where it has them. */
-import { spawnSync } from 'node:child_process';
 import { chmodSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { PATIENCE_MS } from '../support/datapath.ts';
-import { type NetnsLab, netnsMissing, withLab } from '../support/netns.ts';
+import { kernelMakes, type NetnsLab, netnsMissing, withLab } from '../support/netns.ts';
 import { type Ovs, startOvs } from '../support/ovs.ts';
 import { unavailable } from '../support/ovs-dummy.ts';
 import { removeScratchDir, run, scratchDir, until, which } from '../support/process.ts';
@@ -182,20 +181,14 @@ maybe(`hosts reach each other through tunnels to Open vSwitch${missing ? ` (${mi
   }
 });
 
-/** Whether the kernel can make devices of a type. */
-function kernelHas(type: string): boolean {
-  if (netnsMissing('busybox') !== '') return false;
-  const key = type === 'gre' ? ['type', 'gretap', 'key', '1'] : ['type', type, 'id', '1'];
-  const port = type === 'vxlan' ? ['dstport', '4789'] : [];
-  const made = spawnSync('ip', ['link', 'add', 'rwprobe', ...key, ...port, 'remote', '192.0.2.1']);
-  if (made.status === 0) spawnSync('ip', ['link', 'delete', 'rwprobe']);
-  return made.status === 0;
+for (const type of ['vxlan', 'geneve', 'gre'] as const) {
+  const lacks = netnsMissing('busybox', 'iperf3') || (kernelMakes(type) ? '' : `this kernel has no ${type} devices`);
+  const maybeKernel = lacks === '' ? test.serial : test.serial.skip;
+  const title = `hosts reach each other through ${type} tunnels to the kernel${lacks ? ` (skipped: ${lacks})` : ''}`;
+  maybeKernel(title, (t) => toTheKernel(t, type));
 }
 
-const kernelKinds = KINDS.filter(({ type }) => kernelHas(type));
-const lacks = netnsMissing('busybox', 'iperf3') || (kernelKinds.length === 0 ? 'the kernel has no tunnels' : '');
-const kernel = lacks === '' ? test.serial : test.serial.skip;
-kernel(`hosts reach each other through tunnels to the kernel${lacks ? ` (${lacks})` : ''}`, async (t) => {
+async function toTheKernel(t: ExecutionContext, type: Kind['type']): Promise<void> {
   t.timeout(6 * PATIENCE_MS);
   await withLab(async (lab) => {
     await lab.add('s');
@@ -205,8 +198,8 @@ kernel(`hosts reach each other through tunnels to the kernel${lacks ? ` (${lacks
         await ourSide(lab, sw);
         await lab.ip('r', 'address', 'add', '10.77.0.2/24', 'dev', 'eth0');
         await lab.ip('r', 'address', 'add', 'fd77::2/64', 'dev', 'eth0', 'nodad');
-        for (const kind of kernelKinds) {
-          const { type, six } = kind;
+        for (const kind of KINDS.filter((one) => one.type === type)) {
+          const { six } = kind;
           const ends = ['remote', remoteOf(six, 1), 'local', remoteOf(six, 2)];
           const make = {
             vxlan: ['type', 'vxlan', 'id', '77', 'dstport', '4789', ...ends],
@@ -230,7 +223,7 @@ kernel(`hosts reach each other through tunnels to the kernel${lacks ? ` (${lacks
       lab.under('s'),
     );
   });
-});
+}
 
 /** Kernel namespace with a vxlan device to another one. */
 async function kernelVxlan(lab: NetnsLab, name: string, n: number, to: string, ...more: string[]): Promise<void> {
@@ -327,7 +320,7 @@ async function decoded(lab: NetnsLab, folder: string, body: () => Promise<unknow
 
 const without =
   netnsMissing('busybox', 'iperf3', 'ethtool', 'tcpdump', 'tshark') ||
-  (kernelHas('vxlan') ? '' : 'the kernel has no vxlan');
+  (kernelMakes('vxlan') ? '' : 'the kernel has no vxlan');
 const offloads = without === '' ? test.serial : test.serial.skip;
 offloads(`streams pass tunnels to the kernel, its offloads on and off${without ? ` (${without})` : ''}`, async (t) => {
   t.timeout(6 * PATIENCE_MS);
