@@ -1,15 +1,11 @@
 /**
  * The switch: bridges over one data plane, answers to its upcalls, and the housekeeping of both.
  *
- * Upcalls. A packet is translated, its MAC address learned, its megaflow installed, and its actions given back. Packets of
- * one flow that queued up behind the first find the megaflow that it made and cost no translation of their own.
- *
  * Adoption. A data plane that outlived its control plane forwards on by the megaflows that it has. They are taken over once
  * the configuration is there again (`restored`): with their ids and statistics, each translated from its key, and only those
  * are touched that the tables no longer yield.
  */
-import { drop } from '#contract/actions.ts';
-import { type DropReason, dropReason } from '#contract/catalogue.ts';
+import type { DropReason } from '#contract/catalogue.ts';
 import { W_IN_PORT } from '#contract/flow-key.ts';
 import {
   type BridgeApi,
@@ -22,17 +18,17 @@ import {
 } from './api.ts';
 import { Bridge, type BridgeContext } from './bridge.ts';
 import type { Datapath, DatapathPort, InstalledMegaflow, PortStatistics, Upcall, UpcallAnswer } from './datapath.ts';
+import { DatapathPorts } from './datapath-ports.ts';
 import { followLocal } from './local.ts';
-import type { InstalledFlow } from './megaflow.ts';
 import { OFPP_LOCAL } from './ofp-port.ts';
 import { Overlay } from './overlay.ts';
 import { checkPortSpec, OfPort } from './port.ts';
 import { Revalidator } from './revalidate.ts';
 import { checkBridgeSpec, datapathConfig, makeMac, sameConfig } from './specs.ts';
-import { WORDS } from './subtable.ts';
 import type { SwitchOptions } from './switch-options.ts';
 import { Translator } from './translate.ts';
 import { linuxHost } from './underlay/host.ts';
+import { Upcalls } from './upcalls.ts';
 import { datapathFlowView } from './views.ts';
 import { isVirtual, virtualStatistics } from './virtual-ports.ts';
 
@@ -45,7 +41,6 @@ const FLOW_LIMIT = 200_000;
 const ADOPT_AFTER_MS = 5_000;
 const LOST: readonly DropReason[] = ['upcall_ring_full', 'no_control_plane', 'upcall_unanswered'];
 
-const NO_SUCH_PORT = Uint32Array.from(drop(dropReason('no_such_port')));
 const UNANSWERED: UpcallAnswer = { actions: undefined };
 
 export class Switch implements SwitchApi, BridgeContext {
@@ -58,9 +53,8 @@ export class Switch implements SwitchApi, BridgeContext {
   readonly #onError: (error: unknown) => void;
   readonly #adoptAfterMs: number;
   readonly #localDevices: boolean;
-  readonly #byDpPort: ({ bridge: Bridge; port: OfPort } | undefined)[] = [];
-  readonly #key = new Uint32Array(WORDS);
-  #recent: InstalledFlow | undefined;
+  readonly #ports: DatapathPorts;
+  readonly #upcalls: Upcalls;
   #found: InstalledMegaflow[] = [];
   #adoptTimer: NodeJS.Timeout | undefined;
   /** Between `restoring` and `restored`: what the tables hold now is not all. */
@@ -69,10 +63,10 @@ export class Switch implements SwitchApi, BridgeContext {
   #ticking = false;
   #maxIdleMs = MAX_IDLE_MS;
   #flowLimit = FLOW_LIMIT;
-  #upcalls = 0;
 
   constructor(datapath: Datapath, options: SwitchOptions = {}) {
     this.#datapath = datapath;
+    this.#ports = new DatapathPorts(datapath);
     this.#now = options.now ?? Date.now;
     this.#onError = options.onError ?? (() => undefined);
     this.#adoptAfterMs = options.adoptAfterMs ?? ADOPT_AFTER_MS;
@@ -86,6 +80,13 @@ export class Switch implements SwitchApi, BridgeContext {
       host: options.host ?? linuxHost,
       now: this.#now,
       onError: this.#onError,
+    });
+    this.#upcalls = new Upcalls({
+      ports: this.#ports,
+      tunnels: this.tunnels,
+      revalidator: this.revalidator,
+      translator: this.translator,
+      now: this.#now,
     });
     datapath.listen({
       upcall: (upcall) => this.#upcall(upcall),
@@ -121,49 +122,20 @@ export class Switch implements SwitchApi, BridgeContext {
   // Upcalls
 
   #upcall(upcall: Upcall): UpcallAnswer {
+    if (this.#found.length > 0) return UNANSWERED;
     try {
-      return this.#answer(upcall);
+      return this.#upcalls.answer(upcall, this.#flowLimit);
     } catch (error) {
       this.#onError(error);
       return UNANSWERED;
     }
   }
 
-  #answer({ inPort, key, frame }: Upcall): UpcallAnswer {
-    if (this.#found.length > 0) return UNANSWERED;
-    this.#upcalls++;
-    const at = this.#byDpPort[inPort] ?? this.tunnels.virtual.receiver(inPort, key);
-    if (at === undefined) return { actions: NO_SUCH_PORT };
-    const { bridge, port } = at;
-    const { revalidator, translator } = this;
-    const now = this.#now();
-    const recent = this.#recent;
-    if (recent?.installed && recent.maskClass.matches(recent.flow, key)) {
-      revalidator.creditTo(recent, 1, frame.length, now);
-      revalidator.followMacs();
-      return { actions: recent.flow.actions };
-    }
-    const ofKey = this.#key;
-    ofKey.set(key);
-    ofKey[W_IN_PORT] = port.ofport;
-    translator.run(bridge, ofKey);
-    const actions = revalidator.megaflows.program(translator.state.program);
-    const { credits, macs } = translator;
-    if (!translator.slow && revalidator.megaflows.size < this.#flowLimit)
-      this.#recent = revalidator.install(bridge, port.ofport, key);
-    for (const use of macs)
-      if (use.port !== undefined) use.bridge.macs.learn(use.key, use.vlan, use.mac, use.port, now);
-    revalidator.creditTo({ credits, macs: [] }, 1, frame.length, now);
-    revalidator.followMacs();
-    this.tunnels.underlay.ask();
-    return { actions };
-  }
-
   // The data plane's comings and goings
 
   #connected(ports: readonly DatapathPort[], flows: readonly InstalledMegaflow[]): void {
     this.revalidator.forgetAll();
-    this.#byDpPort.length = 0;
+    this.#ports.clear();
     this.#found = [...flows];
     const byName = new Map(ports.map((port) => [port.name, port]));
     const missing: OfPort[] = [];
@@ -174,7 +146,7 @@ export class Switch implements SwitchApi, BridgeContext {
         if (isVirtual(port.spec.type) || (port.ofport === OFPP_LOCAL && !this.#localDevices)) continue;
         const found = byName.get(port.name);
         if (found === undefined) missing.push(port);
-        else this.#join(bridge, port, found.portNo);
+        else this.#ports.join(bridge, port, found.portNo);
       }
     }
     clearTimeout(this.#adoptTimer);
@@ -197,19 +169,7 @@ export class Switch implements SwitchApi, BridgeContext {
     await this.tunnels.virtual.connected();
     for (const port of ports) {
       const bridge = [...this.bridges.values()].find((each) => each.findPort(port.name) === port);
-      if (bridge === undefined) continue;
-      try {
-        this.#join(bridge, port, await this.#datapath.addPort(datapathConfig(port.spec)));
-      } catch (error) {
-        port.datapath = {
-          ...datapathConfig(port.spec),
-          portNo: 0,
-          state: 'error',
-          lastError: (error as Error).message,
-          linkUp: false,
-          facts: {},
-        };
-      }
+      if (bridge !== undefined) await this.#ports.putBack(bridge, port);
     }
   }
 
@@ -220,7 +180,7 @@ export class Switch implements SwitchApi, BridgeContext {
 
   #disconnected(): void {
     this.revalidator.forgetAll();
-    this.#recent = undefined;
+    this.#upcalls.forget();
   }
 
   /** A stored configuration is being applied: nothing is held against it before `restored`, however long that takes. */
@@ -241,7 +201,7 @@ export class Switch implements SwitchApi, BridgeContext {
     this.tunnels.presume(found);
     for (const flow of found) {
       const inPort = flow.key[W_IN_PORT]!;
-      const at = this.#byDpPort[inPort] ?? this.tunnels.virtual.receiver(inPort, flow.key);
+      const at = this.#ports.at(inPort) ?? this.tunnels.virtual.receiver(inPort, flow.key);
       if (at === undefined) this.#datapath.deleteFlow(flow.id);
       else this.revalidator.adopt(at.bridge, at.port.ofport, flow);
     }
@@ -250,7 +210,7 @@ export class Switch implements SwitchApi, BridgeContext {
   }
 
   #portStatus(status: DatapathPort): void {
-    const at = this.#byDpPort[status.portNo];
+    const at = this.#ports.at(status.portNo);
     if (at === undefined) return;
     const wasLive = at.bridge.isLive(at.port.ofport);
     at.port.datapath = status;
@@ -282,9 +242,7 @@ export class Switch implements SwitchApi, BridgeContext {
 
   async #setLocal(bridge: Bridge): Promise<void> {
     if (!this.#localDevices) return;
-    await followLocal(bridge, this, async (port) => {
-      this.#join(bridge, port, await this.#makePort(port.spec));
-    });
+    await followLocal(bridge, this, (port) => this.#ports.open(bridge, port));
   }
 
   async deleteBridge(name: string): Promise<void> {
@@ -319,7 +277,7 @@ export class Switch implements SwitchApi, BridgeContext {
     bridge.attach(port);
     try {
       if (isVirtual(spec.type)) await this.tunnels.virtual.add(bridge, port);
-      else this.#join(bridge, port, await this.#makePort(spec));
+      else await this.#ports.open(bridge, port);
     } catch (error) {
       bridge.detach(port);
       throw error;
@@ -329,28 +287,10 @@ export class Switch implements SwitchApi, BridgeContext {
     return port.view();
   }
 
-  /** The datapath port of this name where the data plane has one already, else a new one. */
   #portsChanged(bridge: Bridge, ...types: string[]): void {
     if (types.some(isVirtual)) this.tunnels.changed();
     else this.tunnels.virtual.resolve();
     this.revalidator.bridgeChanged(bridge);
-  }
-
-  async #makePort(spec: PortSpec): Promise<number> {
-    const config = datapathConfig(spec);
-    const old = this.#datapath.ports().find(({ name }) => name === spec.name);
-    if (old === undefined || old.type !== config.type) {
-      if (old !== undefined) await this.#datapath.deletePort(old.portNo);
-      return this.#datapath.addPort(config);
-    }
-    if (!sameConfig(old, config)) await this.#datapath.setPort(old.portNo, config);
-    return old.portNo;
-  }
-
-  #join(bridge: Bridge, port: OfPort, dpPort: number): void {
-    port.dpPort = dpPort;
-    port.datapath = this.#datapath.ports().find(({ portNo }) => portNo === dpPort);
-    this.#byDpPort[dpPort] = { bridge, port };
   }
 
   async setPort(bridgeName: string, spec: PortSpec): Promise<PortView> {
@@ -360,9 +300,8 @@ export class Switch implements SwitchApi, BridgeContext {
     const before = port.spec;
     if (isVirtual(before.type) || isVirtual(spec.type)) await this.#setVirtual(bridge, port, spec);
     else if (before.type !== spec.type || !sameConfig(datapathConfig(before), datapathConfig(spec))) {
-      if (before.type === spec.type && port.dpPort !== 0)
-        await this.#datapath.setPort(port.dpPort, datapathConfig(spec));
-      else await this.#replacePort(bridge, port, spec);
+      if (before.type !== spec.type || port.dpPort === 0) this.revalidator.deleteOf(bridge, port.ofport);
+      await this.#ports.change(bridge, port, spec);
     }
     const wanted = spec.ofportRequest;
     if (wanted !== 0 && wanted !== port.ofport && bridge.portOf(wanted) === undefined) {
@@ -371,7 +310,7 @@ export class Switch implements SwitchApi, BridgeContext {
       bridge.detach(port);
       port = new OfPort(spec, wanted, port.mac);
       bridge.attach(port);
-      this.#join(bridge, port, dpPort);
+      this.#ports.join(bridge, port, dpPort);
     }
     const vlans = JSON.stringify([before.vlanMode, before.tag, before.trunks]);
     port.configure(spec);
@@ -385,28 +324,13 @@ export class Switch implements SwitchApi, BridgeContext {
   async #setVirtual(bridge: Bridge, port: OfPort, spec: PortSpec): Promise<void> {
     const before = port.spec;
     if (before.type === spec.type && sameConfig(datapathConfig(before), datapathConfig(spec))) return;
-    const old = port.dpPort;
     this.revalidator.deleteOf(bridge, port.ofport);
     if (isVirtual(before.type)) await this.tunnels.virtual.remove(port);
-    else await this.#dropDatapathPort(port, old);
+    else await this.#ports.close(port);
     port.datapath = undefined;
     port.configure(spec);
     if (isVirtual(spec.type)) await this.tunnels.virtual.add(bridge, port);
-    else this.#join(bridge, port, await this.#makePort(spec));
-  }
-
-  async #dropDatapathPort(port: OfPort, old: number): Promise<void> {
-    port.dpPort = 0;
-    this.#byDpPort[old] = undefined;
-    if (old !== 0) await this.#datapath.deletePort(old);
-  }
-
-  /** Another type of port needs another datapath port. */
-  async #replacePort(bridge: Bridge, port: OfPort, spec: PortSpec): Promise<void> {
-    const old = port.dpPort;
-    this.revalidator.deleteOf(bridge, port.ofport);
-    await this.#dropDatapathPort(port, old);
-    this.#join(bridge, port, await this.#datapath.addPort(datapathConfig(spec)));
+    else await this.#ports.open(bridge, port);
   }
 
   async deletePort(bridgeName: string, name: string): Promise<void> {
@@ -417,7 +341,7 @@ export class Switch implements SwitchApi, BridgeContext {
     this.revalidator.deleteOf(bridge, port.ofport);
     const virtual = isVirtual(port.spec.type);
     if (virtual) await this.tunnels.virtual.remove(port);
-    else this.#byDpPort[dpPort] = undefined;
+    else this.#ports.part(dpPort);
     port.dpPort = 0;
     this.#portsChanged(bridge, port.spec.type);
     await this.revalidator.settle();
@@ -455,11 +379,11 @@ export class Switch implements SwitchApi, BridgeContext {
       const { drops } = this.#datapath.portStatistics(portNo);
       for (const reason of LOST) lost += drops[reason] ?? 0;
     }
-    return { hit: this.revalidator.hits, missed: this.#upcalls, lost, flows: this.revalidator.megaflows.size };
+    return { hit: this.revalidator.hits, missed: this.#upcalls.count, lost, flows: this.revalidator.megaflows.size };
   }
 
   async flushDatapathFlows(): Promise<void> {
-    this.#recent = undefined;
+    this.#upcalls.forget();
     await this.revalidator.flush();
   }
 
