@@ -16,6 +16,11 @@ export class MemoryTable {
   readonly #owner: number;
   #rows: readonly MemoryRegion[] = [];
   #regions: readonly Region[] = [];
+  /**
+   * How often a region was added beyond the first time. QEMU 7.2 has a device of its own for each queue pair behind one
+   * connection, and each of them adds and removes the guest's regions (QEMU, hw/virtio/vhost-user.c).
+   */
+  readonly #repeats = new Map<MemoryRegion, number>();
   #memory: GuestMemory | undefined;
   #generation = 0;
   /** Why there is no memory though some was sent; empty otherwise. */
@@ -56,10 +61,20 @@ export class MemoryTable {
     fds.fill(-1);
   }
 
-  /** Adds one region, whose descriptor is taken over. @throws Error when it makes no sense; the table stays as it was. */
+  /**
+   * Adds one region, whose descriptor is taken over; one that is there already must be removed as often as it was added.
+   * @throws Error when it makes no sense; the table stays as it was.
+   */
   add(row: MemoryRegion, fds: number[]): void {
-    if (this.#rows.length === MAX_REGIONS) throw new RangeError(`there are ${MAX_REGIONS} memory regions already`);
     if (fds.length !== 1) throw new RangeError('the memory region came without a descriptor');
+    const same = this.#find(row);
+    if (same && same.mmapOffset === row.mmapOffset) {
+      this.#repeats.set(same, (this.#repeats.get(same) ?? 0) + 1);
+      close(fds[0]!);
+      fds[0] = -1;
+      return;
+    }
+    if (this.#rows.length === MAX_REGIONS) throw new RangeError(`there are ${MAX_REGIONS} memory regions already`);
     this.#guarded(() => this.#become([...this.#rows, row], [...this.#regions.map(({ fd }) => fd), fds[0]!]));
     fds[0] = -1;
   }
@@ -69,10 +84,14 @@ export class MemoryTable {
    * @throws RangeError when there is none.
    */
   remove({ guestAddress, userAddress, size }: MemoryRegion): () => void {
-    const at = this.#rows.findIndex(
-      (row) => row.guestAddress === guestAddress && row.userAddress === userAddress && row.size === size,
-    );
-    if (at < 0) throw new RangeError(`there is no memory region of ${size} bytes at 0x${guestAddress.toString(16)}`);
+    const row = this.#find({ guestAddress, userAddress, size });
+    if (!row) throw new RangeError(`there is no memory region of ${size} bytes at 0x${guestAddress.toString(16)}`);
+    const repeats = this.#repeats.get(row) ?? 0;
+    if (repeats > 0) {
+      this.#repeats.set(row, repeats - 1);
+      return () => {};
+    }
+    const at = this.#rows.indexOf(row);
     const { fd } = this.#regions[at]!;
     const before = this.#memory;
     const others = <T>(list: readonly T[]): T[] => list.filter((_, i) => i !== at);
@@ -82,6 +101,7 @@ export class MemoryTable {
         others(this.#regions).map((region) => region.fd),
       );
     else this.#forget();
+    this.#repeats.delete(row);
     return () => {
       before?.close();
       close(fd);
@@ -95,7 +115,14 @@ export class MemoryTable {
     this.#forget();
   }
 
+  #find({ guestAddress, userAddress, size }: Omit<MemoryRegion, 'mmapOffset'>): MemoryRegion | undefined {
+    return this.#rows.find(
+      (row) => row.guestAddress === guestAddress && row.userAddress === userAddress && row.size === size,
+    );
+  }
+
   #forget(): void {
+    this.#repeats.clear();
     this.#rows = [];
     this.#regions = [];
     this.#memory = undefined;

@@ -43,7 +43,8 @@ test('a region that cannot be is refused by name and changes nothing', (t) => {
   table.add(row(0), [dup(fd)]);
   t.is(table.error, '');
   const { generation } = table;
-  t.throws(() => table.add(row(0), [fd]), { message: /overlap/ });
+  t.throws(() => table.add(row(0, 4096), [fd]), { message: /overlap/ });
+  t.throws(() => table.add({ ...row(0), mmapOffset: 4096n }, [fd]), { message: /overlap/ });
   t.throws(() => table.add(row(1), []), { message: /without a descriptor/ });
   t.throws(() => table.remove(row(7)), { message: /no memory region of 65536 bytes at 0x700000/ });
   t.throws(() => table.remove(row(0, 4096)), { message: /no memory region/ });
@@ -51,6 +52,26 @@ test('a region that cannot be is refused by name and changes nothing', (t) => {
   for (let i = 1; i < MAX_REGIONS; i++) table.add(row(i), [dup(fd)]);
   t.throws(() => table.add(row(MAX_REGIONS), [fd]), { message: /32 memory regions already/ });
   table.clear();
+  close(fd);
+});
+
+test('a region that each of several devices adds stays until each has removed it', (t) => {
+  const fd = memfd('slots', 65_536);
+  const table = new MemoryTable(1);
+  table.add(row(0), [dup(fd)]);
+  const { generation } = table;
+  for (let device = 1; device < 3; device++) {
+    const passed = [dup(fd)];
+    table.add(row(0), passed);
+    t.deepEqual(passed, [-1], 'the descriptor is taken over');
+  }
+  t.is(table.generation, generation, 'workers have nothing to do');
+  for (let device = 0; device < 3; device++) {
+    t.is(table.memory!.count, 1);
+    table.remove(row(0))();
+  }
+  t.is(table.memory, undefined);
+  t.throws(() => table.remove(row(0)), { message: /no memory region/ });
   close(fd);
 });
 
