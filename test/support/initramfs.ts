@@ -4,8 +4,9 @@
  * The archive is cpio's "newc" (Linux, Documentation/driver-api/early-userspace/buffer-format.rst): for every entry a header
  * of 6 magic bytes and 13 fields of 8 hexadecimal digits, name and contents, each padded to 4 bytes.
  */
+import { spawnSync } from 'node:child_process';
 import { accessSync, constants, existsSync, readdirSync, readFileSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import { which } from './process.ts';
 
@@ -65,7 +66,7 @@ export const VFIO_MODULES: readonly string[] = [
 export interface Additions {
   /** Further modules, in the order in which they must be loaded. */
   modules?: readonly string[];
-  /** Programs that need no library: name in /bin → file here. */
+  /** Programs: name in /bin → file here. Libraries that they need come along. */
   programs?: Readonly<Record<string, string>>;
 }
 
@@ -132,6 +133,20 @@ function moduleFiles(kernel: Kernel): Map<string, string> {
   return files;
 }
 
+/** Shared libraries that a program needs, and its loader, as ldd(1) finds them. */
+function librariesOf(program: string): string[] {
+  const { stdout, status } = spawnSync('ldd', [program], { encoding: 'utf8' });
+  return status === 0 ? [...stdout.matchAll(/^\s*(?:\S+ => )?(\/\S+) \(0x/gm)].map(([, path]) => path!) : [];
+}
+
+/** Every folder above these paths, outer ones first, without the leading slash. */
+function foldersOf(paths: readonly string[]): string[] {
+  const folders = new Set<string>();
+  for (const path of paths)
+    for (let folder = dirname(path); folder !== '/'; folder = dirname(folder)) folders.add(folder.slice(1));
+  return [...folders].sort((a, b) => a.length - b.length);
+}
+
 /** Whether the kernel lets a program in the guest drive a PCI device, interrupts included. */
 export const hasVfio = (kernel: Kernel): boolean => moduleFiles(kernel).has('vfio-pci');
 
@@ -150,8 +165,13 @@ export function initramfs(
       data: path.endsWith('.gz') ? gunzipSync(readFileSync(path)) : readFileSync(path),
     }));
   const order = modules.map(({ name }) => basename(name)).join('\n');
+  const libraries = [...new Set(Object.values(programs).flatMap(librariesOf))];
   return newc([
-    ...['bin', 'dev', 'proc', 'sys', 'tmp', 'modules'].map((name) => ({ name, mode: DIRECTORY })),
+    ...['bin', 'dev', 'proc', 'sys', 'tmp', 'modules', ...foldersOf(libraries)].map((name) => ({
+      name,
+      mode: DIRECTORY,
+    })),
+    ...libraries.map((path) => ({ name: path.slice(1), mode: PROGRAM, data: readFileSync(path) })),
     { name: 'dev/console', mode: CHARACTER, device: [5, 1] },
     { name: 'bin/busybox', mode: PROGRAM, data: readFileSync(busybox) },
     ...Object.entries(programs).map(([name, path]) => ({

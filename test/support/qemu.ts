@@ -23,6 +23,8 @@ export interface Card {
   role: 'client' | 'server';
   /** Further options of virtio-net-pci. */
   device?: string;
+  /** Queue pairs; one without. The guest's driver uses as many as it is told to (ethtool -L). */
+  queues?: number;
 }
 
 /** A card whose back end is QEMU itself: it reads and writes the frames of a tap. */
@@ -113,11 +115,11 @@ export class QemuGuest {
       ...ivshmemArguments(ivshmem),
       ...more,
     ];
-    for (const [i, { mac, socket, role, device }] of cards.entries()) {
+    for (const [i, { mac, socket, role, device, queues = 1 }] of cards.entries()) {
       const link = role === 'server' ? 'server=on,wait=off' : 'reconnect=1';
       args.push('-chardev', `socket,id=c${i},path=${socket},${link}`);
-      args.push('-netdev', `vhost-user,id=n${i},chardev=c${i},vhostforce=on`);
-      const options = `netdev=n${i},mac=${mac},vectors=0,romfile=`;
+      args.push('-netdev', `vhost-user,id=n${i},chardev=c${i},vhostforce=on,queues=${queues}`);
+      const options = `netdev=n${i},mac=${mac},vectors=0,romfile=${queues > 1 ? ',mq=on' : ''}`;
       args.push('-device', `virtio-net-pci,${options}${device ? `,${device}` : ''}`);
     }
     for (const [i, { mac, tap }] of taps.entries()) {
