@@ -8,11 +8,8 @@
  * A bit is "looked at" when the translation depends on its value in the packet as received; the megaflow matches exactly
  * those. A bit that an action wrote (`written`) no longer comes from the packet, and looking at it costs nothing. When the
  * written value may happen to be the packet's own, the program sets it nonetheless: comparing would mean looking.
- *
- * Tags are stacks of cells with identities, innermost first: an edit of the tag stack emits pops and pushes only above the
- * innermost cells that both stacks share, and a changed tag that stays is set in place.
  */
-import { clone, decTtl, drop, MAX_ACTION_WORDS, output, popVlan, pushVlan, set, tunnelPop } from '#contract/actions.ts';
+import { clone, decTtl, drop, MAX_ACTION_WORDS, output, set, tunnelPop } from '#contract/actions.ts';
 import {
   KEY_WORDS,
   VLAN_PRESENT,
@@ -24,20 +21,7 @@ import {
   W_VLAN_INNER,
 } from '#contract/flow-key.ts';
 import { WORDS } from './subtable.ts';
-
-const MAX_TAGS = 8;
-
-/** One tag: TPID and TCI as in the key words, which of its bits are constants, and the key word it came in by. */
-interface Tag {
-  readonly id: number;
-  /** W_VLAN or W_VLAN_INNER for a tag of the packet, -1 for one pushed. */
-  readonly origin: number;
-  value: number;
-  written: number;
-}
-
-/** Tags of a flow, innermost first, to be put back later. */
-export type SavedTags = readonly Tag[];
+import { type SavedStacks, type SavedTags, TagStack } from './tag-stack.ts';
 
 /** The packet that another was made of. */
 export interface OuterPacket {
@@ -47,9 +31,7 @@ export interface OuterPacket {
   readonly committed: Uint32Array;
   readonly touched: number;
   readonly clean: boolean;
-  readonly tagsKnown: boolean;
-  readonly tags: Tag[];
-  readonly baseTags: Tag[];
+  readonly stacks: SavedStacks;
 }
 
 export interface SavedFlow {
@@ -89,10 +71,7 @@ export class EditState {
   #touched = 0;
   /** No bit was written yet. */
   #clean = true;
-  #tagsKnown = false;
-  #tags: Tag[] = [];
-  #baseTags: Tag[] = [];
-  #nextTag = 1;
+  readonly #tags = new TagStack();
   readonly #looked = new Uint32Array(WORDS);
   /** Packets around this one, see `enter`. */
   #nested = 0;
@@ -111,11 +90,7 @@ export class EditState {
     for (let w = 0; w < KEY_WORDS; w++) this.#base[w] = key[w]!;
     this.#touched = 0;
     this.#clean = true;
-    if (this.#tagsKnown) {
-      this.#tags = [];
-      this.#baseTags = [];
-      this.#tagsKnown = false;
-    }
+    this.#tags.reset();
   }
 
   /** Where a lookup may note what it looked at; hand it to `sawLooked` afterwards. */
@@ -134,18 +109,15 @@ export class EditState {
   /** Notes that bits of a word of `flow` matter. */
   look(word: number, bits: number): void {
     if (this.#clean) this.wc[word]! |= bits;
-    else if (!this.#tagsKnown || (word !== W_VLAN && word !== W_VLAN_INNER))
+    else if (!this.#tags.known || (word !== W_VLAN && word !== W_VLAN_INNER))
       this.wc[word]! |= bits & ~this.#written[word]!;
-    else {
-      const tag = this.#tags[this.#tags.length - (word === W_VLAN ? 1 : 2)];
-      if (tag !== undefined && tag.origin >= 0) this.wc[tag.origin]! |= bits & ~tag.written;
-    }
+    else this.#tags.look(word, bits, this.wc);
   }
 
   /** `editedBit` of each key word of `flow` that is not wholly as received. */
   get edited(): number {
     if (this.#nested > 0) return -1;
-    return this.#touched | (this.#tagsKnown ? (1 << W_VLAN) | (1 << W_VLAN_INNER) : 0);
+    return this.#touched | (this.#tags.known ? (1 << W_VLAN) | (1 << W_VLAN_INNER) : 0);
   }
 
   isWritten(word: number, bits: number): boolean {
@@ -155,7 +127,9 @@ export class EditState {
   /** Sets bits of a word to a value that is the same for every packet of the megaflow. */
   write(word: number, value: number, mask: number): void {
     if (word === W_VLAN) {
-      this.#writeTag(value, mask);
+      this.#knowTags();
+      this.#tags.write(value, mask);
+      this.#tags.show(this.flow);
       return;
     }
     this.#clean = false;
@@ -167,25 +141,9 @@ export class EditState {
   // Tags
 
   #knowTags(): void {
-    if (this.#tagsKnown) return;
-    this.#tagsKnown = true;
+    if (this.#tags.known) return;
     this.#clean = false;
-    this.wc[W_VLAN]! |= VLAN_PRESENT;
-    if ((this.flow[W_VLAN]! & VLAN_PRESENT) === 0) return;
-    this.wc[W_VLAN_INNER]! |= VLAN_PRESENT;
-    for (const origin of [W_VLAN_INNER, W_VLAN]) {
-      const value = this.flow[origin]!;
-      if ((value & VLAN_PRESENT) === 0) continue;
-      const id = this.#nextTag++;
-      this.#tags.push({ id, origin, value, written: 0 });
-      this.#baseTags.push({ id, origin, value, written: 0 });
-    }
-  }
-
-  #showTags(): void {
-    const depth = this.#tags.length;
-    this.flow[W_VLAN] = depth > 0 ? this.#tags[depth - 1]!.value : 0;
-    this.flow[W_VLAN_INNER] = depth > 1 ? this.#tags[depth - 2]!.value : 0;
+    this.#tags.learn(this.flow, this.wc);
   }
 
   hasTag(): boolean {
@@ -196,71 +154,43 @@ export class EditState {
   /** @returns false when the packet has more tags than can be kept. */
   pushTag(tpid: number, tci: number): boolean {
     this.#knowTags();
-    if (this.#tags.length >= MAX_TAGS) return false;
-    const value = ((tpid << 16) | (tci & 0xffff) | VLAN_PRESENT) >>> 0;
-    this.#tags.push({ id: this.#nextTag++, origin: -1, value, written: -1 });
-    this.#showTags();
+    if (!this.#tags.push(tpid, tci)) return false;
+    this.#tags.show(this.flow);
     return true;
   }
 
   popTag(): void {
     this.#knowTags();
     this.#tags.pop();
-    this.#showTags();
-  }
-
-  #writeTag(value: number, mask: number): void {
-    this.#knowTags();
-    const tag = this.#tags[this.#tags.length - 1];
-    if (tag === undefined) {
-      if ((value & mask & VLAN_PRESENT) !== 0) this.pushTag(0x8100, value & mask);
-      return;
-    }
-    if ((mask & VLAN_PRESENT) !== 0 && (value & VLAN_PRESENT) === 0) {
-      this.popTag();
-      return;
-    }
-    const bits = mask & ~VLAN_PRESENT;
-    tag.value = ((tag.value & ~bits) | (value & bits)) >>> 0;
-    tag.written |= bits;
-    this.#showTags();
+    this.#tags.show(this.flow);
   }
 
   saveTags(): SavedTags {
     this.#knowTags();
-    return this.#tags.map((tag) => ({ ...tag }));
+    return this.#tags.save();
   }
 
   restoreTags(saved: SavedTags): void {
     this.#knowTags();
-    this.#tags = saved.map((tag) => ({ ...tag }));
-    this.#showTags();
+    this.#tags.restore(saved);
+    this.#tags.show(this.flow);
   }
 
   save(): SavedFlow {
     return {
       flow: this.flow.slice(),
       written: this.#written.slice(),
-      tags: this.#tagsKnown ? this.#tags.map((tag) => ({ ...tag })) : [],
+      tags: this.#tags.known ? this.#tags.save() : [],
     };
   }
 
   /** Makes `flow` what it was; the program keeps what it did, and will undo it where it matters. */
   restore(saved: SavedFlow): void {
-    const known = this.#tagsKnown;
     this.flow.set(saved.flow);
     this.#written.set(saved.written);
-    this.#tags = saved.tags.map((tag) => ({ ...tag }));
-    if (known && saved.tags.length === 0) {
-      // Tags came to be known since: they are those of the packet as received.
-      this.#tags = [];
-      for (const origin of [W_VLAN_INNER, W_VLAN]) {
-        const own = this.flow[origin]!;
-        if ((own & VLAN_PRESENT) === 0) continue;
-        const id = this.#baseTags.find((tag) => tag.origin === origin)?.id ?? this.#nextTag++;
-        this.#tags.push({ id, origin, value: own, written: 0 });
-      }
-    }
+    // Where tags came to be known since, they are those of the packet as received.
+    if (this.#tags.known && saved.tags.length === 0) this.#tags.restoreReceived(this.flow);
+    else this.#tags.restore(saved.tags);
   }
 
   /**
@@ -275,9 +205,7 @@ export class EditState {
       committed: this.#committed.slice(),
       touched: this.#touched,
       clean: this.#clean,
-      tagsKnown: this.#tagsKnown,
-      tags: this.#tags,
-      baseTags: this.#baseTags,
+      stacks: this.#tags.enter(),
     };
     this.flow.set(key);
     this.#base.set(key.subarray(0, KEY_WORDS));
@@ -285,9 +213,6 @@ export class EditState {
     this.#committed.fill(0xffffffff);
     this.#touched = 0;
     this.#clean = false;
-    this.#tagsKnown = true;
-    this.#tags = [];
-    this.#baseTags = [];
     this.#nested++;
     return outer;
   }
@@ -299,9 +224,7 @@ export class EditState {
     this.#committed.set(outer.committed);
     this.#touched = outer.touched;
     this.#clean = outer.clean;
-    this.#tagsKnown = outer.tagsKnown;
-    this.#tags = outer.tags;
-    this.#baseTags = outer.baseTags;
+    this.#tags.leave(outer.stacks);
     this.#nested--;
   }
 
@@ -351,43 +274,12 @@ export class EditState {
     return this.#emit(set(word, this.flow[word]!, bits | (known & fieldsAt(word, bits))));
   }
 
-  #commitTags(): boolean {
-    const tags = this.#tags;
-    const base = this.#baseTags;
-    let common = 0;
-    while (common < tags.length && common < base.length && tags[common]!.id === base[common]!.id) common++;
-    let fits = true;
-    while (base.length > common) {
-      base.pop();
-      fits &&= this.#emit(popVlan());
-    }
-    if (common > 0) {
-      const tag = tags[common - 1]!;
-      const own = base[common - 1]!;
-      const undo = own.written & ~tag.written;
-      if (tag.origin >= 0) this.wc[tag.origin]! |= undo;
-      const differs = own.value ^ tag.value;
-      const known = tag.origin >= 0 ? this.wc[tag.origin]! : -1;
-      const bits = (tag.written & ~own.written & ~(known & ~differs)) | (own.written & differs);
-      own.written = (own.written & ~undo) | (bits & tag.written);
-      own.value = ((own.value & ~bits) | (tag.value & bits)) >>> 0;
-      if (bits !== 0) fits &&= this.#emit(set(W_VLAN, tag.value, bits));
-    }
-    for (let i = common; i < tags.length; i++) {
-      const tag = tags[i]!;
-      if (tag.origin >= 0) this.wc[tag.origin]! |= ~tag.written;
-      base.push({ id: tag.id, origin: tag.origin, value: tag.value, written: -1 });
-      fits &&= this.#emit(pushVlan(tag.value >>> 16, tag.value & 0xffff));
-    }
-    return fits;
-  }
-
   /** Emits what turns the packet into `flow`. @returns false when the program is full. */
   commit(): boolean {
     let fits = true;
     for (let left = this.#touched & PACKET_WORDS; left !== 0; left &= left - 1)
       fits = this.#commitWord(lowestBit(left)) && fits;
-    if (this.#tagsKnown) fits = this.#commitTags() && fits;
+    if (this.#tags.known) fits = this.#tags.commit(this.wc, (words) => this.#emit(words)) && fits;
     return fits;
   }
 

@@ -14,9 +14,9 @@ import {
   W_VLAN,
   W_VLAN_INNER,
 } from '#contract/flow-key.ts';
-import type { SavedTags } from './edit-state.ts';
 import { macKey, macText } from './mac-learning.ts';
 import type { OfPort } from './port.ts';
+import type { SavedTags } from './tag-stack.ts';
 import type { Translator } from './translate.ts';
 import { outputPort } from './translate-actions.ts';
 
