@@ -11,17 +11,9 @@ import { RequestError } from '#ofproto/api.ts';
 import type { Datapath } from '#ofproto/datapath.ts';
 import { apply, bridgeSpec, type Outcome } from './apply.ts';
 import { checkChange } from './check.ts';
-import { hardTimeout, numberPorts, storedFlow } from './flow-text.ts';
-import {
-  applyChange,
-  type Change,
-  type Columns,
-  type ConfigChange,
-  emptyModel,
-  type FlowHistory,
-  fold,
-  type Model,
-} from './model.ts';
+import { numberPorts, storedFlow } from './flow-text.ts';
+import { applyChange, type Change, type Columns, type ConfigChange, emptyModel, fold, type Model } from './model.ts';
+import { replay } from './replay.ts';
 import { flowChanges, snapshotOf } from './snapshot.ts';
 import { Store, type StoreLog } from './store.ts';
 
@@ -133,7 +125,9 @@ export class Manager {
             this.#log.error({ bridge: name, port: record.name, error }, 'stored port cannot be set up');
           }
         }
-        await this.#replay(this.switch.bridges.get(name)!, history.get(name) ?? []);
+        await replay(this.switch.bridges.get(name)!, history.get(name) ?? [], (mod, error) => {
+          this.#log.error({ bridge: name, mod, error }, 'stored change cannot be applied again');
+        });
       }
     });
     if (model.bridges.size === 0 && defaults.length > 0) await this.transact(defaults);
@@ -332,47 +326,6 @@ export class Manager {
       );
     } finally {
       if (store.wantsCompaction && !this.#compacting) this.compact().catch(() => undefined);
-    }
-  }
-
-  /** Applies stored OpenFlow changes; neighbours of one kind together, so that the datapath is revalidated once. */
-  async #replay(bridge: BridgeApi, history: readonly FlowHistory[]): Promise<void> {
-    const now = Date.now();
-    let flows: FlowMod[] = [];
-    const flush = async (): Promise<void> => {
-      if (flows.length > 0) await this.#replayMods(bridge, flows, (mods) => bridge.modifyFlows(mods));
-      flows = [];
-    };
-    for (const step of history) {
-      if (step.kind === 'ModifyGroups') {
-        await flush();
-        await this.#replayMods(bridge, step.mods, (mods) => bridge.modifyGroups(mods));
-        continue;
-      }
-      if (step.reset) flows = [{ command: 'delete', flow: '' }];
-      for (const mod of step.mods) {
-        const lifetime = hardTimeout(mod.flow);
-        if (lifetime > 0 && step.time + lifetime * 1000 <= now) continue;
-        flows.push(mod);
-      }
-    }
-    await flush();
-  }
-
-  async #replayMods<T>(
-    bridge: BridgeApi,
-    mods: readonly T[],
-    modify: (mods: readonly T[]) => Promise<void>,
-  ): Promise<void> {
-    try {
-      await modify(mods);
-    } catch {
-      // One of them leans on something that has gone since (an expired flow, say); the others still count.
-      for (const mod of mods) {
-        await modify([mod]).catch((error: unknown) => {
-          this.#log.error({ bridge: bridge.spec.name, mod, error }, 'stored change cannot be applied again');
-        });
-      }
     }
   }
 }
