@@ -18,6 +18,7 @@ function noting() {
 const flows = (time: number, ...texts: string[]): FlowHistory => ({
   kind: 'ModifyFlows',
   bridge: 'br0',
+  reset: false,
   mods: texts.map((flow) => ({ command: 'add', flow })),
   time,
 });
