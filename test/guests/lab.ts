@@ -1,12 +1,12 @@
 /**
  * Two Linux guests on a switch of their own, with a card for every kind that their rows need. Guests boot once; of a row
- * only its two cards are up, and have the addresses {@link ADDRESS}. QEMU listens on guest a's sockets, the switch on guest b's.
+ * only its two cards are up, and have the addresses {@link ADDRESS}. QEMU listens on guest a's sockets, the switch on guest
+ * b's, unless told otherwise.
  *
  * Each combination of cards is a VLAN, so that broadcasts stay in it. Both queues of a card are polled by different workers.
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { PATIENCE_MS } from '../support/datapath.ts';
 import { removeScratchDir, scratchDir, which } from '../support/process.ts';
 import { type Card, QemuGuest, qemuUnavailable, writeInitramfs } from '../support/qemu.ts';
 import { SwitchProcess } from '../support/switch.ts';
@@ -64,19 +64,29 @@ interface Place {
 export interface LabOptions {
   /** CPUs of the two workers; the same one twice makes one worker. */
   cpus: readonly [number, number];
+  /** Who listens on each guest's sockets, seen from QEMU. */
+  roles?: Record<Side, Card['role']>;
+  /** Further arguments of the QEMU of each guest. */
+  more?: (dir: string, side: Side) => readonly string[];
 }
+
+const ROLES: Record<Side, Card['role']> = { a: 'server', b: 'client' };
 
 export class GuestLab {
   readonly dir = scratchDir('rwg');
   readonly guests = {} as Record<Side, QemuGuest>;
   sw!: SwitchProcess;
   readonly #places: Record<Side, Place[]> = { a: [], b: [] };
-  readonly #cpus: readonly [number, number];
-  /** Cards of the row that is up. */
+  readonly #options: LabOptions;
+  readonly #roles: Record<Side, Card['role']>;
+  readonly #stopped: QemuGuest[] = [];
+  #archive = '';
+  /** Whose cards are up. */
   #row: Row | undefined;
 
-  private constructor({ cpus }: LabOptions) {
-    this.#cpus = cpus;
+  private constructor(options: LabOptions) {
+    this.#options = options;
+    this.#roles = options.roles ?? ROLES;
   }
 
   /** Starts a switch and two guests with the cards that these rows need. */
@@ -94,17 +104,18 @@ export class GuestLab {
 
   async #open(rows: readonly Row[]): Promise<void> {
     this.sw = await SwitchProcess.start('--default');
-    const mask = [...new Set(this.#cpus)].reduce((bits, cpu) => bits | (1n << BigInt(cpu)), 0n);
+    const mask = [...new Set(this.#options.cpus)].reduce((bits, cpu) => bits | (1n << BigInt(cpu)), 0n);
     await this.sw.vsctl('set', 'Open_vSwitch', '.', `other_config:pmd-cpu-mask=0x${mask.toString(16)}`);
     for (const side of SIDES) {
       const kinds = new Map(rows.map((row) => [nameOf(kindOf(row, side)), kindOf(row, side)]));
       for (const kind of kinds.values()) this.#places[side].push({ kind, port: `${side}${this.#places[side].length}` });
     }
     await this.sw.vsctl(...SIDES.flatMap((side) => this.#places[side].flatMap((place) => this.#addPort(side, place))));
-    const archive = writeArchive(this.dir);
+    const archive = (this.#archive = writeArchive(this.dir));
     await bootAll(
       SIDES.map((side) => async () => {
-        this.guests[side] = await QemuGuest.start(`guest ${side}`, archive, this.#cards(side));
+        const more = this.#options.more?.(this.dir, side) ?? [];
+        this.guests[side] = await QemuGuest.start(`guest ${side}`, archive, this.#cards(side), [], { more });
       }),
     );
     await Promise.all(SIDES.map((side) => this.guests[side].run(SETUP)));
@@ -115,13 +126,15 @@ export class GuestLab {
     const tag = 1 + this.#vlans.indexOf(vlanOf(kind));
     const socket = this.sw.socket(port);
     const type =
-      side === 'a'
+      this.#roles[side] === 'server'
         ? ['type=dpdkvhostuserclient', `options:vhost-server-path=${socket}`]
         : ['type=vhost-user', `options:path=${socket}`];
     const settings = [
       ...type,
       `mtu_request=${kind.mtu}`,
-      ...(kind.queues === '2q' ? [`other_config:pmd-rxq-affinity=0:${this.#cpus[0]},1:${this.#cpus[1]}`] : []),
+      ...(kind.queues === '2q'
+        ? [`other_config:pmd-rxq-affinity=0:${this.#options.cpus[0]},1:${this.#options.cpus[1]}`]
+        : []),
     ];
     return ['--', 'add-port', 'br0', port, `tag=${tag}`, '--', 'set', 'Interface', port, ...settings];
   }
@@ -134,7 +147,7 @@ export class GuestLab {
     return this.#places[side].map(({ kind, port }, i) => ({
       mac: `52:54:00:00:0${side}:${i.toString(16).padStart(2, '0')}`,
       socket: this.sw.socket(port),
-      role: side === 'a' ? 'server' : 'client',
+      role: this.#roles[side],
       queues: kind.queues === '2q' ? 2 : 1,
       device: deviceOf(kind),
     }));
@@ -180,6 +193,19 @@ export class GuestLab {
     }
   }
 
+  /** An empty QEMU that guest `side` may move to, on ports of its own; it listens at `uri`. */
+  async twin(side: Side, uri: string): Promise<QemuGuest> {
+    for (const place of this.#places[side]) place.port += 'm';
+    await this.sw.vsctl(...this.#places[side].flatMap((place) => this.#addPort(side, place)));
+    return QemuGuest.toReceive(this.guests[side], this.#archive, this.#cards(side), uri);
+  }
+
+  /** Guest `side` lives in another QEMU from now on; the one before does no more. */
+  moved(side: Side, to: QemuGuest): void {
+    this.#stopped.push(this.guests[side]);
+    this.guests[side] = to;
+  }
+
   /** Counters of a port, drops included, by name. */
   async statistics(side: Side): Promise<Record<string, number>> {
     const text = await this.sw.vsctl('get', 'Interface', this.port(side), 'statistics');
@@ -200,7 +226,7 @@ export class GuestLab {
   }
 
   async close(): Promise<void> {
-    await Promise.all(SIDES.map((side) => this.guests[side]?.stop()));
+    await Promise.all([...this.#stopped, ...SIDES.map((side) => this.guests[side])].map((guest) => guest?.stop()));
     await this.sw?.close();
     removeScratchDir(this.dir);
   }
@@ -213,5 +239,3 @@ export async function bootAll(boots: readonly (() => Promise<void>)[]): Promise<
   const ends = await Promise.allSettled(boots.map((boot) => boot()));
   for (const end of ends) if (end.status === 'rejected') throw end.reason;
 }
-
-export { PATIENCE_MS };
