@@ -63,6 +63,10 @@ export const DROP_REASONS = [
   { name: 'tunnel_congestion', help: 'congestion met under the tunnel, and the packet inside cannot be told' },
   { name: 'tunnel_bad_header', help: 'from a tunnel: header cut short, of another version, or with a wrong checksum' },
   { name: 'tunnel_too_long', help: 'into a tunnel: longer than a frame may be with the header of the tunnel' },
+  {
+    name: 'tx_iotlb_miss',
+    help: 'tx: the translation of a buffer behind a vIOMMU is not here yet; it is being asked for',
+  },
 ] as const satisfies readonly CatalogueEntry[];
 
 export type PortCounter = (typeof PORT_COUNTERS)[number]['name'];

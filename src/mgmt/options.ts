@@ -28,6 +28,7 @@ export const SWITCH_OPTIONS: OptionTable = {
   'pmd-cpu-mask': mask,
   'pmd-rxq-assign': oneOf('cycles', 'roundrobin', 'group'),
   'pmd-sleep-max': number(0, 99_999),
+  'vhost-iommu-support': bool,
   'max-idle': number(500, 4_294_967_295),
   'flow-limit': number(1, 262_144),
   docker: bool,

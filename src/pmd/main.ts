@@ -57,15 +57,18 @@ class DataPlane implements ContractHandler {
   constructor(rundir: string, log: pino.Logger, exit: () => void) {
     this.#log = log;
     this.#exit = exit;
-    this.ports = new Ports(sessionTypes(rundir), (port) => {
-      const { config, state, lastError } = port;
-      // Facts may be counts, which change all the time.
-      if (this.#logged.get(config.portNo) !== `${config.name} ${state} ${lastError}`) {
-        this.#logged.set(config.portNo, `${config.name} ${state} ${lastError}`);
-        log.info({ port: config.name, state, error: lastError || undefined }, 'port status');
-      }
-      this.#server?.portStatus(port);
-    });
+    this.ports = new Ports(
+      sessionTypes(rundir, (key) => this.#options[key]),
+      (port) => {
+        const { config, state, lastError } = port;
+        // Facts may be counts, which change all the time.
+        if (this.#logged.get(config.portNo) !== `${config.name} ${state} ${lastError}`) {
+          this.#logged.set(config.portNo, `${config.name} ${state} ${lastError}`);
+          log.info({ port: config.name, state, error: lastError || undefined }, 'port status');
+        }
+        this.#server?.portStatus(port);
+      },
+    );
   }
 
   serve(socket: string): void {

@@ -15,9 +15,15 @@ import type { PortFactory, SessionFactory } from '#ports/port.ts';
 import { TUNNEL_KIND, tunnelPort, tunnelSession } from '#ports/tunnel/port.ts';
 import { vhostPort, vhostSessions } from '#ports/vhost-user/factory.ts';
 
-/** Interface `type` (ovs-vswitchd.conf.db(5)) → session; sockets without a path of their own lie in `rundir`. */
-export function sessionTypes(rundir: string): ReadonlyMap<string, SessionFactory> {
-  const vhost = vhostSessions(rundir);
+/**
+ * Interface `type` (ovs-vswitchd.conf.db(5)) → session; sockets without a path of their own lie in `rundir`.
+ * @param option says what an other_config key of the switch is now.
+ */
+export function sessionTypes(
+  rundir: string,
+  option: (key: string) => string | undefined = () => undefined,
+): ReadonlyMap<string, SessionFactory> {
+  const vhost = vhostSessions(rundir, { iommu: () => option('vhost-iommu-support') === 'true' });
   return new Map<string, SessionFactory>([
     ...kernelSessions(),
     ['vhost-user', vhost],

@@ -9,7 +9,9 @@ import type { Attachment, PortFactory, RxQueue, TxQueue, WorkerContext, WorkerPo
 import { ChainWalker } from './chain.ts';
 import { PackedChainWalker } from './chain-packed.ts';
 import { Extras } from './extras.ts';
-import { GuestMemory, type Region } from './guest-memory.ts';
+import { type AddressSpace, GuestMemory, type Region } from './guest-memory.ts';
+import type { IommuParts } from './iommu.ts';
+import { IommuView } from './iommu-view.ts';
 import type { RxOptions, TxOptions } from './queue-options.ts';
 import { VhostRxQueue } from './rx.ts';
 import { PackedRxQueue } from './rx-packed.ts';
@@ -25,7 +27,7 @@ setFlagsFromString('--no-additive-safe-int-feedback');
 
 export const KIND = 'vhost-user';
 
-export interface VhostUserAttachment extends Attachment, ServiceParts {
+export interface VhostUserAttachment extends Attachment, ServiceParts, IommuParts {
   readonly kind: typeof KIND;
   /** Number of the memory table, never used twice in a process. */
   readonly generation: number;
@@ -50,6 +52,7 @@ class VhostWorkerPort implements WorkerPort {
   readonly memory: GuestMemory;
   readonly #tx: VhostTxQueue | PackedTxQueue | undefined;
   readonly #extras: Extras;
+  readonly #iommu: IommuView | undefined;
 
   constructor(attachment: VhostUserAttachment, context: WorkerContext, memory: GuestMemory) {
     const { portNo, rings, state, rx, tx } = attachment;
@@ -63,26 +66,36 @@ class VhostWorkerPort implements WorkerPort {
     const shared = sending.length < workers;
     const extras = new Extras(attachment, context, memory);
     this.#extras = extras;
+    const iommu = attachment.iommu && new IommuView(attachment, context, memory);
+    this.#iommu = iommu;
+    // Frames of the guest are read, buffers for it written; indirect tables are read in either case.
+    const readable: AddressSpace = iommu?.readable ?? memory;
+    const writable: AddressSpace = iommu?.writable ?? memory;
+    let inner: RxQueue[];
     if (attachment.packed) {
-      const walker = new PackedChainWalker(memory);
       const vring = (ring: RingPlace) => new PackedVring(ring, memory.buffers, state);
-      this.rx = receiving.map((r) =>
-        extras.rx(new PackedRxQueue(portNo, r.index >> 1, vring(r), walker, counters, rx), r),
-      );
-      this.#tx = place && new PackedTxQueue(portNo, place.index >> 1, shared, vring(place), walker, counters, tx);
+      const walker = new PackedChainWalker(readable);
+      const filling = iommu ? new PackedChainWalker(writable, readable) : walker;
+      inner = receiving.map((r) => new PackedRxQueue(portNo, r.index >> 1, vring(r), walker, counters, rx));
+      this.#tx = place && new PackedTxQueue(portNo, place.index >> 1, shared, vring(place), filling, counters, tx);
     } else {
-      const walker = new ChainWalker(memory);
       const vring = (ring: RingPlace) => new Vring(ring, memory.buffers, state);
-      this.rx = receiving.map((r) =>
-        extras.rx(new VhostRxQueue(portNo, r.index >> 1, vring(r), walker, counters, rx), r),
-      );
-      this.#tx = place && new VhostTxQueue(portNo, place.index >> 1, shared, vring(place), walker, counters, tx);
+      const walker = new ChainWalker(readable);
+      const filling = iommu ? new ChainWalker(writable, readable) : walker;
+      inner = receiving.map((r) => new VhostRxQueue(portNo, r.index >> 1, vring(r), walker, counters, rx));
+      this.#tx = place && new VhostTxQueue(portNo, place.index >> 1, shared, vring(place), filling, counters, tx);
     }
-    this.tx = this.#tx && extras.tx(this.#tx, place!);
+    const outer = this.#tx && extras.tx(this.#tx, place!);
+    this.tx = outer && iommu ? iommu.tx(outer, place!) : outer;
+    this.rx = inner.map((queue, i) => {
+      const extra = extras.rx(queue, receiving[i]!);
+      return iommu ? iommu.rx(extra, receiving[i]!) : extra;
+    });
   }
 
   /** Takes the view apart but leaves the mappings to another one. */
   handOver(): GuestMemory {
+    this.#iommu?.close();
     this.#extras.close();
     this.#tx?.close();
     return this.memory;

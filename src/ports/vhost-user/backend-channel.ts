@@ -3,12 +3,20 @@
  * for it; what it says beyond that has no meaning, and ends the channel but not the connection.
  */
 import { close, EAGAIN, recvWithFds, sendWithFds, Watcher } from '#contract/os.ts';
-import { BACKEND_CONFIG_CHANGE, decodeU64, encodeRequest, FLAG_REPLY, MessageReader } from './wire.ts';
+import { BACKEND_CONFIG_CHANGE, BACKEND_IOTLB, decodeU64, encodeRequest, FLAG_REPLY, MessageReader } from './wire.ts';
 
 const INPUT_BYTES = 256;
 const FDS = 8;
 /** Requests without an answer, at most: a front end that does not read gets no more. */
-const MAX_WAITING = 16;
+const MAX_WAITING = 64;
+
+interface Waiting {
+  readonly code: number;
+  /** Hears whether the front end took the request. */
+  readonly done: (taken: boolean) => void;
+}
+
+const NOBODY = (_taken: boolean): void => {};
 
 export class BackendChannel {
   readonly #fd: number;
@@ -17,8 +25,8 @@ export class BackendChannel {
   readonly #input = new Uint8Array(INPUT_BYTES);
   readonly #fds = new Int32Array(1 + FDS);
   readonly #acknowledged: boolean;
-  /** Codes of requests that wait for their answers, oldest first. */
-  readonly #waiting: number[] = [];
+  /** Requests that wait for their answers, oldest first. */
+  readonly #waiting: Waiting[] = [];
   #open = true;
   /** Requests that the front end took, and that it refused. */
   answered = 0;
@@ -46,6 +54,14 @@ export class BackendChannel {
     return this.#send(BACKEND_CONFIG_CHANGE);
   }
 
+  /**
+   * Says something of the device IOTLB. @returns false when it cannot be said now; else `done` is called once the front end
+   * has answered, if it answers at all.
+   */
+  iotlb(payload: Uint8Array, done: (taken: boolean) => void): boolean {
+    return this.#send(BACKEND_IOTLB, payload, done);
+  }
+
   close(): void {
     if (!this.#open) return;
     this.#open = false;
@@ -53,9 +69,9 @@ export class BackendChannel {
     close(this.#fd);
   }
 
-  #send(code: number): boolean {
+  #send(code: number, payload?: Uint8Array, done = NOBODY): boolean {
     if (!this.#open || this.#waiting.length === MAX_WAITING) return false;
-    const bytes = encodeRequest(code, undefined, this.#acknowledged);
+    const bytes = encodeRequest(code, payload, this.#acknowledged);
     const sent = sendWithFds(this.#fd, bytes, 0, bytes.length, null, 0);
     if (sent === -EAGAIN) return false;
     if (sent !== bytes.length) {
@@ -63,7 +79,7 @@ export class BackendChannel {
       this.close();
       return false;
     }
-    if (this.#acknowledged) this.#waiting.push(code);
+    if (this.#acknowledged) this.#waiting.push({ code, done });
     return true;
   }
 
@@ -81,9 +97,12 @@ export class BackendChannel {
     try {
       const message = this.#reader.push(this.#input.subarray(0, got));
       if (!message) return true;
-      if ((message.flags & FLAG_REPLY) === 0 || this.#waiting.shift() !== message.code) return false;
-      if (decodeU64(message.payload) === 0n) this.answered++;
+      const waiting = this.#waiting.shift();
+      if ((message.flags & FLAG_REPLY) === 0 || waiting?.code !== message.code) return false;
+      const taken = decodeU64(message.payload) === 0n;
+      if (taken) this.answered++;
       else this.refused++;
+      waiting.done(taken);
       return true;
     } catch {
       return false;

@@ -7,15 +7,11 @@
  * in the last one, are found for bad chains too: they must go back.
  */
 import { ChainWalker, MAX_PIECES, WALK_BAD, WALK_LONG, WALK_LOOP, WALK_OK } from './chain.ts';
-import { TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
 import { DESC_INDIRECT, DESC_NEXT, DESC_WRITE } from './vring.ts';
 
 const NEXT = DESC_NEXT;
 const WRITE = DESC_WRITE;
 const INDIRECT = DESC_INDIRECT;
-const START = TABLE_START;
-const END = TABLE_END;
-const STRIDE = TABLE_STRIDE;
 const OK = WALK_OK;
 const BAD = WALK_BAD;
 const LONG = WALK_LONG;
@@ -70,13 +66,9 @@ export class PackedChainWalker extends ChainWalker {
     const entries = tableBytes >>> 4;
     if (entries === 0 || (tableBytes & 15) !== 0) return BAD;
     if (entries > PIECES) return LONG;
-    const region = this.region();
-    if (region < 0) return BAD;
-    const start = this.at[0]!;
-    const offset = start - this.memory.table[region * STRIDE + START]!;
-    if (start + tableBytes > this.memory.table[region * STRIDE + END]! || offset % 4 !== 0) return BAD;
-    const words = this.memory.u32[region]!;
-    const first = offset / 4;
+    const first = this.findTable(tableBytes);
+    if (first < 0) return -first;
+    const words = this.tableWords;
     for (let i = 0; i < entries; i++) {
       const d = first + i * 4;
       const length = words[d + 2]!;

@@ -6,15 +6,14 @@
  * has a budget. A descriptor that crosses two regions is split. Arguments and results are small integers, addresses pass
  * through typed arrays: nothing is allocated even where a call is not inlined.
  *
- * Not supported: an indirect table that crosses two regions or is not 4-byte aligned; it counts as a bad descriptor.
+ * Not supported: an indirect table that crosses two rows of an address space or is not 4-byte aligned; it counts as a bad descriptor.
  */
-import { type GuestMemory, TABLE_DELTA, TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
+import { type AddressSpace, TABLE_DELTA, TABLE_END, TABLE_STRIDE } from './guest-memory.ts';
 import { DESC_INDIRECT, DESC_NEXT, DESC_WRITE } from './vring.ts';
 
 const NEXT = DESC_NEXT;
 const WRITE = DESC_WRITE;
 const INDIRECT = DESC_INDIRECT;
-const START = TABLE_START;
 const END = TABLE_END;
 const DELTA = TABLE_DELTA;
 const STRIDE = TABLE_STRIDE;
@@ -29,26 +28,33 @@ export const WALK_BAD = 1;
 export const WALK_LONG = 2;
 /** A next field outside the table, or more descriptors than there are: the chain loops. */
 export const WALK_LOOP = 3;
+/** An address whose translation is not here yet; it has been asked for. */
+export const WALK_WAIT = 4;
 
 const OK = WALK_OK;
 const BAD = WALK_BAD;
 const LONG = WALK_LONG;
 const LOOP = WALK_LOOP;
 const PIECES = MAX_PIECES;
+const NO_WORDS = new Uint32Array(0);
 
 export class ChainWalker {
-  readonly memory: GuestMemory;
+  /** Where buffers lie, and where indirect tables do. */
+  readonly memory: AddressSpace;
+  protected readonly tables: AddressSpace;
   /** Absolute address and length of every piece. */
   readonly pieceAddress = new Float64Array(MAX_PIECES);
   readonly pieceLength = new Int32Array(MAX_PIECES);
   count = 0;
   /** Bytes of the chain walked last; at most 2^31 - 1. */
   bytes = 0;
-  /** Address of the range that `add` and `region` look at. */
+  /** Address of the range that `add` and `findTable` look at. */
   protected readonly at = new Float64Array(1);
+  protected tableWords: Uint32Array = NO_WORDS;
 
-  constructor(memory: GuestMemory) {
+  constructor(memory: AddressSpace, tables = memory) {
     this.memory = memory;
+    this.tables = tables;
   }
 
   /** Forgets all pieces. */
@@ -90,13 +96,9 @@ export class ChainWalker {
   #walkIndirect(tableBytes: number, direction: number): number {
     const entries = tableBytes >>> 4;
     if (entries === 0 || entries > PIECES || (tableBytes & 15) !== 0) return BAD;
-    const region = this.region();
-    if (region < 0) return BAD;
-    const start = this.at[0]!;
-    const offset = start - this.memory.table[region * STRIDE + START]!;
-    if (start + tableBytes > this.memory.table[region * STRIDE + END]! || offset % 4 !== 0) return BAD;
-    const words = this.memory.u32[region]!;
-    const first = offset / 4;
+    const first = this.findTable(tableBytes);
+    if (first < 0) return -first;
+    const words = this.tableWords;
     let at = 0;
     for (let step = 0; step < entries; step++) {
       const d = first + at * 4;
@@ -116,28 +118,32 @@ export class ChainWalker {
     return LOOP;
   }
 
-  /** Region that holds the first byte at `at`, or -1. */
-  protected region(): number {
-    const table = this.memory.table;
+  /** The indirect table of `bytes` at `at`, in `tableWords`. @returns the index of its first word, or a negated WALK_ result. */
+  protected findTable(bytes: number): number {
+    const space = this.tables;
     const at = this.at[0]!;
-    const count = this.memory.count;
-    for (let r = 0; r < count; r++) {
-      if (at >= table[r * STRIDE + START]! && at < table[r * STRIDE + END]!) return r;
-    }
-    return -1;
+    space.at[0] = at;
+    const row = space.find();
+    if (row < 0) return -space.absent;
+    const first = (at + space.table[row * STRIDE + DELTA]! - space.base[row]!) / 4;
+    if (at + bytes > space.table[row * STRIDE + END]! || first !== Math.floor(first)) return -BAD;
+    this.tableWords = space.u32[row]!;
+    return first;
   }
 
   /** Appends [`at`, `at` + length), split where regions meet. */
   protected add(length: number): number {
     if (length === 0) return BAD;
-    const table = this.memory.table;
+    const space = this.memory;
+    const table = space.table;
     let left = length;
-    // A region more than there are can only be asked for by a range that leaves them all.
-    for (let turn = this.memory.count; turn >= 0 && left > 0; turn--) {
-      const region = this.region();
-      if (region < 0) return BAD;
-      if (this.count === PIECES) return LONG;
+    // A row more than there are can only be asked for by a range that leaves them all.
+    for (let turn = space.most; turn >= 0 && left > 0; turn--) {
       const at = this.at[0]!;
+      space.at[0] = at;
+      const region = space.find();
+      if (region < 0) return space.absent;
+      if (this.count === PIECES) return LONG;
       const room = table[region * STRIDE + END]! - at;
       const take = room < left ? room | 0 : left;
       this.pieceAddress[this.count] = at + table[region * STRIDE + DELTA]!;

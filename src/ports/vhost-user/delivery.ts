@@ -7,7 +7,7 @@
  * the ring, writes their used elements, and adds the copies to the batch. Nothing is shown to the guest here.
  */
 import type { PacketBatch } from '#datapath/packet/batch.ts';
-import { type ChainWalker, WALK_LOOP, WALK_OK } from './chain.ts';
+import { type ChainWalker, WALK_LOOP, WALK_OK, WALK_WAIT } from './chain.ts';
 import { FramePieces } from './pieces.ts';
 import { DESC_WRITE, type Vring } from './vring.ts';
 
@@ -21,6 +21,9 @@ export const DELIVER_BAD = 3;
 /** The ring makes no sense: descriptor number, or a loop. */
 export const DELIVER_BROKEN_HEAD = 4;
 export const DELIVER_BROKEN_LOOP = 5;
+
+/** A buffer's translation is not here yet. */
+export const DELIVER_WAIT = 6;
 
 export class Delivery extends FramePieces {
   /** Chains that the last `deliver` used up. */
@@ -60,6 +63,7 @@ export class Delivery extends FramePieces {
       used[2 * entry + 1] = head;
       const walked = walker.walk(vring.desc, vring.size, head, DESC_WRITE);
       if (walked === WALK_LOOP) return DELIVER_BROKEN_LOOP;
+      if (walked === WALK_WAIT) return DELIVER_WAIT;
       chains++;
       if (walked !== WALK_OK || (chains === 1 && walker.bytes < this.#headerBytes)) {
         this.#giveBack(cursor, chains);

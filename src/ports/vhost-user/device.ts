@@ -9,6 +9,7 @@ import { checkEvent, close, eventfdSignal } from '#contract/os.ts';
 import { KIND, type VhostUserAttachment } from './attachment.ts';
 import type { Reply } from './connection.ts';
 import {
+  hasIommu,
   headerBytes,
   isLogging,
   isPacked,
@@ -17,6 +18,7 @@ import {
   rxOptions,
   txOptions,
 } from './features.ts';
+import { Iommu } from './iommu.ts';
 import { MemoryTable } from './memory-table.ts';
 import type { Settings } from './options.ts';
 import { placeRing, Ring, startPlace, wrongSize } from './ring.ts';
@@ -30,6 +32,8 @@ export interface DeviceHost {
   readonly portNo: number;
   readonly mtu: number;
   readonly settings: Settings;
+  /** Offers a vIOMMU. */
+  readonly iommu?: boolean;
   /** Where the journal of rings in flight lies. */
   readonly rundir: string;
   /** Replaces the workers' attachment; resolves when all have it. */
@@ -65,6 +69,7 @@ export class VhostUserDevice {
   #mtu: number;
   readonly #memory: MemoryTable;
   readonly #services: Services;
+  #iommu: Iommu | undefined;
   #attached: VhostUserAttachment | undefined;
   #attachedKey = '';
   /** Why a started ring is not usable; empty otherwise. */
@@ -73,7 +78,7 @@ export class VhostUserDevice {
   constructor(host: DeviceHost) {
     this.#host = host;
     this.#mtu = host.mtu;
-    this.#offered = offeredFeatures(host.settings.offload, host.settings.packed);
+    this.#offered = offeredFeatures(host.settings.offload, host.settings.packed, host.iommu);
     this.#state = new SharedArrayBuffer(wire.MAX_VRINGS * STATE_WORDS * 4);
     this.#words = new Int32Array(this.#state);
     this.#memory = new MemoryTable(host.portNo);
@@ -102,7 +107,7 @@ export class VhostUserDevice {
       header_bytes: String(headerBytes(this.#features)),
     };
     if (this.#guestMtu > 0) facts['guest_mtu'] = String(this.#guestMtu);
-    Object.assign(facts, this.#memory.facts(), this.#services.facts());
+    Object.assign(facts, this.#memory.facts(), this.#services.facts(), this.#iommu?.facts());
     for (const ring of this.#attached?.rings ?? []) facts[`vring_${ring.index}_size`] = String(ring.size);
     return facts;
   }
@@ -118,6 +123,7 @@ export class VhostUserDevice {
 
   /** Housekeeping, now and then: an announcement that was made needs its queue no more. */
   async tidy(): Promise<void> {
+    this.#iommu?.tidy();
     if (this.#services.announced()) await this.#apply();
   }
 
@@ -159,6 +165,7 @@ export class VhostUserDevice {
     } finally {
       for (const ring of this.#rings.values()) for (const fd of [ring.kickFd, ring.callFd, ring.errFd]) closeFd(fd);
       this.#rings.clear();
+      this.#iommu?.close();
       this.#services.close();
       this.#memory.clear();
     }
@@ -174,12 +181,13 @@ export class VhostUserDevice {
     [wire.SET_MEM_TABLE, (d, payload, fds) => d.#setMemory(payload, fds)],
     [wire.GET_MAX_MEM_SLOTS, async () => wire.encodeU64(BigInt(wire.MAX_REGIONS))],
     [wire.ADD_MEM_REG, (d, payload, fds) => d.#change(d.#memory.add(wire.decodeRegion(payload), fds))],
-    [wire.REM_MEM_REG, (d, payload) => d.#change(d.#memory.remove(wire.decodeRegion(payload)))],
+    [wire.REM_MEM_REG, (d, payload) => d.#removeRegion(payload)],
     [wire.SET_LOG_BASE, (d, payload, fds) => d.#change(d.#services.setLog(payload, fds), wire.encodeU64(0n))],
     // Nobody waits for single bits of the log: the front end looks when it wants to.
     [wire.SET_LOG_FD, async () => undefined],
     [wire.SEND_RARP, (d, payload) => d.#change(d.#services.announce(payload))],
     [wire.SET_BACKEND_REQ_FD, async (d, _, fds) => d.#services.setChannel(fds, d.#acknowledges) as undefined],
+    [wire.IOTLB_MSG, (d, payload) => d.#iotlb(payload)],
     [wire.GET_CONFIG, async (d, payload) => d.#services.getConfig(payload)],
     [wire.SET_CONFIG, async (d, payload) => d.#services.setConfig(payload) as undefined],
     [wire.GET_INFLIGHT_FD, async (d, payload) => d.#services.getInflight(payload)],
@@ -208,8 +216,32 @@ export class VhostUserDevice {
       await this.#detach();
       for (const ring of this.#rings.values()) ring.synced = false;
     }
+    await this.#useIommu(features);
     this.#features = features;
     await this.#apply();
+  }
+
+  /** What addresses mean changes with it. */
+  async #useIommu(features: bigint): Promise<void> {
+    if (hasIommu(features) === hasIommu(this.#features) && isPacked(features) === isPacked(this.#features)) return;
+    await this.#detach();
+    this.#iommu?.close();
+    this.#iommu = hasIommu(features)
+      ? new Iommu((payload, done) => this.#services.sayIotlb(payload, done), isPacked(features))
+      : undefined;
+  }
+
+  async #iotlb(payload: Uint8Array): Promise<Uint8Array> {
+    const iommu = this.#iommu;
+    if (!iommu) throw new RefusedError('IOTLB_MSG without VIRTIO_F_ACCESS_PLATFORM');
+    const done = await iommu.obey(wire.decodeIotlb(payload), this.#memory.regions, [...this.#rings.values()]);
+    if (iommu.waiting) await this.#apply();
+    return wire.encodeU64(done ? 0n : 1n);
+  }
+
+  async #removeRegion(payload: Uint8Array): Promise<undefined> {
+    await this.#iommu?.clear([...this.#rings.values()]);
+    return this.#change(this.#memory.remove(wire.decodeRegion(payload)));
   }
 
   async #setProtocol(features: bigint): Promise<undefined> {
@@ -234,6 +266,7 @@ export class VhostUserDevice {
   async #reset(): Promise<undefined> {
     await this.#stopRings();
     for (const ring of this.#rings.values()) ring.enabled = false;
+    await this.#useIommu(0n);
     this.#features = 0n;
     this.#status = 0n;
     await this.#change(this.#services.reset());
@@ -247,6 +280,7 @@ export class VhostUserDevice {
   async #setMemory(payload: Uint8Array, fds: number[]): Promise<undefined> {
     // Workers let go of the old table before it goes; rings start again on the new one.
     const rows = wire.decodeMemoryTable(payload);
+    await this.#iommu?.clear([...this.#rings.values()]);
     await this.#detach();
     this.#memory.replace(rows, fds);
     await this.#apply();
@@ -298,7 +332,7 @@ export class VhostUserDevice {
   async #setAddresses(addresses: wire.VringAddress): Promise<undefined> {
     const ring = this.#ring(addresses.index);
     ring.addresses = addresses;
-    if (this.hasMemory && ring.size > 0) {
+    if (this.hasMemory && ring.size > 0 && !this.#iommu) {
       const place = placeRing(ring, this.#memory, isPacked(this.#features));
       if (typeof place === 'string') throw new RefusedError(place);
     }
@@ -390,7 +424,9 @@ export class VhostUserDevice {
     const rings: RingPlace[] = [];
     for (const ring of this.#rings.values()) {
       if (!ring.started || !ring.enabled || ring.size === 0) continue;
-      const place = placeRing(ring, this.#memory, isPacked(this.#features));
+      const iommu = this.#iommu;
+      const now = placeRing(ring, this.#memory, isPacked(this.#features), iommu && ((part) => iommu.find(part)));
+      const place = iommu?.place(ring, now) ?? now;
       if (typeof place === 'string') {
         this.ringError = place;
         continue;
@@ -413,16 +449,19 @@ export class VhostUserDevice {
       tx: txOptions(this.#features, this.#mtu, this.#host.settings.retries),
       logAll: isLogging(this.#features),
       ...this.#services.parts(),
+      ...this.#iommu?.parts(),
     };
   }
 
   async #apply(): Promise<void> {
     const next = this.#wanted();
     const key = next ? JSON.stringify(next) : '';
-    if (key === this.#attachedKey) return;
-    this.#attached = next;
-    this.#attachedKey = key;
-    await this.#host.attach(next);
+    if (key !== this.#attachedKey) {
+      this.#attached = next;
+      this.#attachedKey = key;
+      await this.#host.attach(next);
+    }
+    this.#iommu?.resume();
   }
 
   async #detach(): Promise<void> {

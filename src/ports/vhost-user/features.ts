@@ -33,8 +33,13 @@ const OFFLOAD: readonly VirtioFeature[] = [
   'HOST_ECN',
 ];
 
-export const offeredFeatures = (offload: boolean, packed: boolean): bigint =>
-  bits(VIRTIO_FEATURES, [...PLAIN, ...(offload ? OFFLOAD : []), ...(packed ? (['RING_PACKED'] as const) : [])]);
+export const offeredFeatures = (offload: boolean, packed: boolean, iommu = false): bigint =>
+  bits(VIRTIO_FEATURES, [
+    ...PLAIN,
+    ...(offload ? OFFLOAD : []),
+    ...(packed ? (['RING_PACKED'] as const) : []),
+    ...(iommu ? (['ACCESS_PLATFORM'] as const) : []),
+  ]);
 
 export const OFFERED_PROTOCOL: bigint = bits(PROTOCOL_FEATURES, [
   'MQ',
@@ -54,6 +59,9 @@ const has = (features: bigint, name: VirtioFeature): boolean => hasBit(features,
 
 /** The front end wants every write to guest memory logged. */
 export const isLogging = (features: bigint): boolean => has(features, 'LOG_ALL');
+
+/** The device works with I/O virtual addresses. */
+export const hasIommu = (features: bigint): boolean => has(features, 'ACCESS_PLATFORM');
 
 export const isPacked = (features: bigint): boolean => has(features, 'RING_PACKED');
 

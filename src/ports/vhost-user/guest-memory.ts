@@ -86,15 +86,42 @@ const same = (a: Region, b: Region): boolean =>
   a.size === b.size &&
   a.mmapOffset === b.mmapOffset;
 
+/**
+ * Where a worker finds the bytes that a guest's addresses name: rows of `table`, each of which lies in one buffer. Rows may
+ * change between two calls of `find`.
+ */
+export interface AddressSpace {
+  /** TABLE_STRIDE doubles per row. */
+  readonly table: Float64Array;
+  /** A view of the buffer that row r lies in, and the address of its first word. */
+  readonly u32: readonly Uint32Array[];
+  readonly base: Float64Array;
+  /** Rows that one range may cross, at most. */
+  readonly most: number;
+  /** The argument of `find`, a double that needs no object this way. */
+  readonly at: Float64Array;
+  /** What an address is that the last `find` did not find, as a WALK_ result of chain.ts. */
+  readonly absent: number;
+  /** The row that holds guest address `at`; -1: none. */
+  find(): number;
+}
+
+/** WALK_BAD of chain.ts: an address outside of the memory table is no address. */
+const BAD = 1;
+
 /** A mapped memory table. Each thread that touches guest memory has its own. */
-export class GuestMemory {
+export class GuestMemory implements AddressSpace {
   readonly regions: readonly Region[];
   readonly count: number;
   readonly buffers: readonly ArrayBuffer[];
   /** Region r is u32[r]: for indirect tables. */
   readonly u32: readonly Uint32Array[];
+  readonly base: Float64Array;
   /** Guest address translation, TABLE_STRIDE doubles per region. */
   readonly table: Float64Array;
+  readonly most: number;
+  readonly at = new Float64Array(1);
+  readonly absent = BAD;
   /** Mappings to be released by `close`: those that no later table took over. */
   readonly #own: Set<ArrayBuffer>;
 
@@ -116,12 +143,18 @@ export class GuestMemory {
     this.buffers = buffers;
     this.#own = new Set(buffers);
     this.u32 = buffers.map((buffer) => new Uint32Array(buffer, 0, Math.floor(buffer.byteLength / 4)));
+    this.base = Float64Array.from(buffers, address);
+    this.most = regions.length;
     this.table = new Float64Array(regions.length * TABLE_STRIDE);
     regions.forEach((r, i) => {
       this.table[i * TABLE_STRIDE + TABLE_START] = r.guestAddress;
       this.table[i * TABLE_STRIDE + TABLE_END] = r.guestAddress + r.size;
-      this.table[i * TABLE_STRIDE + TABLE_DELTA] = address(buffers[i]!) - r.guestAddress;
+      this.table[i * TABLE_STRIDE + TABLE_DELTA] = this.base[i]! - r.guestAddress;
     });
+  }
+
+  find(): number {
+    return regionOf(this.table, this.count, this.at[0]!);
   }
 
   /** Lets the guest's memory go now; views of it read zeros from here on. */

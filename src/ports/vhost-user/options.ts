@@ -11,13 +11,25 @@ export interface Settings extends SocketSettings {
   readonly offload: boolean;
   /** Offers packed rings. */
   readonly packed: boolean;
+  /** Offers a vIOMMU; undefined: as other_config:vhost-iommu-support says. */
+  readonly iommu: boolean | undefined;
   /** Looks at a full ring again, at most (ovs-vswitchd.conf.db(5), tx-retries-max). */
   readonly retries: number;
   /** Queue pairs offered. */
   readonly queuePairs: number;
 }
 
-const OWN = ['path', 'mode', 'vhost-server-path', 'offload', 'packed', 'tx-retries-max', 'socket-mode', 'socket-owner'];
+const OWN = [
+  'path',
+  'mode',
+  'vhost-server-path',
+  'offload',
+  'packed',
+  'iommu',
+  'tx-retries-max',
+  'socket-mode',
+  'socket-owner',
+];
 
 /** @param rundir where relative paths start. @throws Error that names the option at fault and the fix. */
 export function parseOptions(config: PortConfig, rundir: string): Settings {
@@ -27,6 +39,7 @@ export function parseOptions(config: PortConfig, rundir: string): Settings {
     ...parseSocket(config, rundir),
     offload: choice(options, 'offload', ['on', 'off'], 'on') === 'on',
     packed: choice(options, 'packed', ['on', 'off'], 'on') === 'on',
+    iommu: options['iommu'] === undefined ? undefined : choice(options, 'iommu', ['on', 'off'], 'off') === 'on',
     retries: integer(options, 'tx-retries-max', 0, 32, 8),
     queuePairs: integer(options, 'n_rxq', 1, MAX_VRINGS / 2, MAX_VRINGS / 2),
     socketMode: type === 'dpdkvhostuserclient' ? undefined : socketMode(options),

@@ -1,12 +1,11 @@
 /** A virtqueue as the front end's messages describe it, and where that puts it in guest memory. */
-import { address } from '#contract/os.ts';
 import { findUserAddress, type Place } from './guest-memory.ts';
 import type { InflightName, Journal } from './inflight.ts';
 import type { MemoryTable } from './memory-table.ts';
 import { findPlace } from './place-packed.ts';
 import { availableBytes, descriptorBytes, type RingPlace, usedBytes } from './vring.ts';
 import { EVENT_BYTES, FIRST_PLACE, packedDescriptorBytes } from './vring-packed.ts';
-import { MAX_RING_SIZE, VRING_LOG, type VringAddress } from './wire.ts';
+import { IOTLB_READ, IOTLB_WRITE, MAX_RING_SIZE, VRING_LOG, type VringAddress } from './wire.ts';
 
 export class Ring {
   readonly index: number;
@@ -34,32 +33,70 @@ export function wrongSize(size: number, packed: boolean): string {
   return `a split ring has a power of two up to ${MAX_RING_SIZE}`;
 }
 
-/** Where a ring lies, or what is wrong with its size or its addresses. */
-export function placeRing(ring: Ring, table: MemoryTable, packed: boolean): RingPlace | string {
+/** A part of a ring as the front end named it: its address, and what is done with it. */
+export interface RingPart {
+  /** Of what ring, and which part. */
+  readonly name: string;
+  readonly at: bigint;
+  readonly bytes: number;
+  readonly align: number;
+  /** IOTLB_READ, IOTLB_WRITE or both. */
+  readonly permission: number;
+}
+
+/** The parts of a ring: descriptors, then what the driver writes, then what the device does. None without addresses. */
+export function ringParts({ index, size, addresses }: Ring, packed = false): RingPart[] {
+  if (!addresses) return [];
+  const part = (name: string, at: bigint, bytes: number, align: number, permission: number): RingPart => ({
+    ...{ name: `ring ${index}: ${name}`, at, bytes, align, permission },
+  });
+  const { descriptors, available, used } = addresses;
+  if (packed) {
+    return [
+      part('descriptor ring', descriptors, packedDescriptorBytes(size), 16, IOTLB_READ | IOTLB_WRITE),
+      part('driver event area', available, EVENT_BYTES, 4, IOTLB_READ),
+      part('device event area', used, EVENT_BYTES, 4, IOTLB_WRITE),
+    ];
+  }
+  return [
+    part('descriptor table', descriptors, descriptorBytes(size), 16, IOTLB_READ),
+    part('available ring', available, availableBytes(size), 2, IOTLB_READ),
+    part('used ring', used, usedBytes(size), 4, IOTLB_WRITE),
+  ];
+}
+
+/** Finds a part of a ring in memory; or says why it is not there. */
+export type PartFinder = (part: RingPart) => Place | string;
+
+const byUserAddress =
+  ({ regions }: MemoryTable): PartFinder =>
+  ({ name, at, bytes }) =>
+    findUserAddress(regions, at, bytes) ?? `${name} at 0x${at.toString(16)} is not in the memory table`;
+
+/**
+ * Where a ring lies, or what is wrong with its size or its addresses.
+ * @param find for a device behind an IOMMU, where they are no addresses of the front end; nor is that of the log a physical one.
+ */
+export function placeRing(ring: Ring, table: MemoryTable, packed: boolean, find?: PartFinder): RingPlace | string {
   const { addresses, size, index } = ring;
   if (!addresses) return `ring ${index} has no addresses`;
   const wrong = wrongSize(size, packed);
   if (wrong) return `ring ${index} has ${size} entries; ${wrong}`;
   const { regions, memory } = table;
   if (!memory) return `ring ${index}: there is no memory`;
-  const find = (name: string, at: bigint, bytes: number, align: number) => {
-    const place = findUserAddress(regions, at, bytes);
-    if (!place) return `ring ${index}: ${name} at 0x${at.toString(16)} is not in the memory table`;
-    const here = address(memory.buffers[place.region]!) + place.offset;
-    return here % align === 0 && place.offset % align === 0
-      ? place
-      : `ring ${index}: ${name} is not aligned to ${align} bytes`;
-  };
-  const [descriptors, driver, device] = packed
-    ? ['descriptor ring', 'driver event area', 'device event area']
-    : ['descriptor table', 'available ring', 'used ring'];
-  const descBytes = packed ? packedDescriptorBytes(size) : descriptorBytes(size);
-  const desc = find(descriptors!, addresses.descriptors, descBytes, 16);
-  const avail = find(driver!, addresses.available, packed ? EVENT_BYTES : availableBytes(size), packed ? 4 : 2);
-  const used = find(device!, addresses.used, packed ? EVENT_BYTES : usedBytes(size), 4);
-  for (const place of [desc, avail, used]) if (typeof place === 'string') return place;
-  if (typeof desc === 'string' || typeof avail === 'string' || typeof used === 'string') return '';
+  const places: Place[] = [];
+  for (const part of ringParts(ring, packed)) {
+    const place = (find ?? byUserAddress(table))(part);
+    if (typeof place === 'string') return place;
+    const here = memory.base[place.region]! + place.offset;
+    if (here % part.align !== 0 || place.offset % part.align !== 0) {
+      return `${part.name} is not aligned to ${part.align} bytes`;
+    }
+    places.push(place);
+  }
+  const [desc, avail, used] = places as [Place, Place, Place];
   const guest = ({ region, offset }: Place): number => regions[region]!.guestAddress + offset;
+  const logged = (addresses.flags & VRING_LOG) !== 0;
   return {
     index,
     size,
@@ -71,7 +108,7 @@ export function placeRing(ring: Ring, table: MemoryTable, packed: boolean): Ring
     usedOffset: used.offset,
     kickFd: ring.kickFd,
     callFd: ring.callFd,
-    ...((addresses.flags & VRING_LOG) !== 0 && { log: { usedAt: Number(addresses.log), descriptorsAt: guest(desc) } }),
+    ...(logged && { log: { usedAt: find ? guest(used) : Number(addresses.log), descriptorsAt: guest(desc) } }),
   };
 }
 

@@ -10,9 +10,9 @@ import { DROP_BASE, dropReason, portCounter } from '#contract/catalogue.ts';
 import { eventfdDrain, eventfdSignal } from '#contract/os.ts';
 import { BURST, HEADROOM, MAX_FRAME, type PacketBatch, SLOT_BYTES, WINDOW } from '#datapath/packet/batch.ts';
 import type { PortCounters, RxQueue } from '#ports/port.ts';
-import { WALK_LONG, WALK_LOOP, WALK_OK } from './chain.ts';
+import { WALK_LONG, WALK_LOOP, WALK_OK, WALK_WAIT } from './chain.ts';
 import type { PackedChainWalker } from './chain-packed.ts';
-import { regionOf, TABLE_DELTA, TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
+import { TABLE_DELTA, TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
 import type { RxOptions } from './queue-options.ts';
 import { RxFrames } from './rx-frames.ts';
 import { UsedChains } from './used-packed.ts';
@@ -46,6 +46,8 @@ const BOTH = PACKED_AVAIL | PACKED_USED;
 /** Flags that tell a plain available descriptor from all others. */
 const PLAIN = BOTH | DESC_NEXT | DESC_WRITE | DESC_INDIRECT;
 const ETHERNET = 14;
+const LOOPS = -1;
+const WAITS = -2;
 const signal = eventfdSignal;
 
 const KICKS = portCounter('kicks');
@@ -127,7 +129,7 @@ export class PackedRxQueue implements RxQueue {
       }
       const result = this.#takeChain(batch, slot, word);
       if (result < 0) {
-        state[STATE_BROKEN] = BROKEN_LOOP;
+        if (result === LOOPS) state[STATE_BROKEN] = BROKEN_LOOP;
         break;
       }
       slot += result;
@@ -308,7 +310,9 @@ export class PackedRxQueue implements RxQueue {
     const desc = this.#vring.desc;
     const d = this.#entry << 2;
     const at = desc[d + 1]! * 4294967296 + desc[d]!;
-    const r = regionOf(this.#walker.memory.table, this.#walker.memory.count, at);
+    const space = this.#walker.memory;
+    space.at[0] = at;
+    const r = space.find();
     if (r < 0 || r === this.#region) return false;
     this.#region = r;
     return true;
@@ -316,7 +320,7 @@ export class PackedRxQueue implements RxQueue {
 
   /**
    * Takes the chain at #entry, of any shape, into slot `slot`; its head's fourth word is `word`.
-   * @returns 1 taken, 0 dropped and counted, -1 the ring makes no sense.
+   * @returns 1 taken, 0 dropped and counted, LOOPS the ring makes no sense, WAITS it stays where it is for now.
    */
   #takeChain(batch: PacketBatch, slot: number, word: number): number {
     const size = this.#vring.size;
@@ -324,11 +328,12 @@ export class PackedRxQueue implements RxQueue {
     const used = this.#used;
     walker.clear();
     const walked = walker.walkPacked(this.#vring.desc, size, this.#entry, word, 0);
+    if (walked === WALK_WAIT) return WAITS;
     const endless = walked === WALK_LOOP || used.entries + walker.entries > size;
     if (walked !== WALK_OK || endless) {
       this.#counters.slots[this.#counters.base + (walked === WALK_LONG ? OVERSIZE : BAD_DESCRIPTOR)]!++;
     }
-    if (endless) return -1;
+    if (endless) return LOOPS;
     used.add(walker.id, 0, walker.entries);
     this.#entry += walker.entries;
     if (this.#entry >= size) {

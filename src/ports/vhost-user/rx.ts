@@ -13,8 +13,8 @@ import { DROP_BASE, dropReason, type PortCounter, portCounter } from '#contract/
 import { eventfdDrain, eventfdSignal } from '#contract/os.ts';
 import { BURST, HEADROOM, MAX_FRAME, type PacketBatch, SLOT_BYTES, WINDOW } from '#datapath/packet/batch.ts';
 import type { PortCounters, RxQueue } from '#ports/port.ts';
-import { type ChainWalker, WALK_LONG, WALK_LOOP, WALK_OK } from './chain.ts';
-import { regionOf, TABLE_DELTA, TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
+import { type ChainWalker, WALK_LONG, WALK_LOOP, WALK_OK, WALK_WAIT } from './chain.ts';
+import { TABLE_DELTA, TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
 import type { RxOptions } from './queue-options.ts';
 import { RxFrames } from './rx-frames.ts';
 import {
@@ -41,6 +41,8 @@ const END = TABLE_END;
 const DELTA = TABLE_DELTA;
 const STRIDE = TABLE_STRIDE;
 const ETHERNET = 14;
+const LOOPS = -1;
+const WAITS = -2;
 const passes = passesEvent;
 const signal = eventfdSignal;
 
@@ -132,7 +134,7 @@ export class VhostRxQueue implements RxQueue {
       vring.used[2 * entry + 2] = 0;
       const result = this.#takeChain(batch, slot, head);
       if (result < 0) {
-        broken = BROKEN_LOOP;
+        if (result === LOOPS) broken = BROKEN_LOOP;
         break;
       }
       slot += result;
@@ -291,7 +293,9 @@ export class VhostRxQueue implements RxQueue {
   #findRegion(head: number): boolean {
     const desc = this.#vring.desc;
     const at = desc[4 * head + 1]! * 4294967296 + desc[4 * head]!;
-    const r = regionOf(this.#walker.memory.table, this.#walker.memory.count, at);
+    const space = this.#walker.memory;
+    space.at[0] = at;
+    const r = space.find();
     if (r < 0 || r === this.#region) return false;
     this.#region = r;
     return true;
@@ -299,7 +303,7 @@ export class VhostRxQueue implements RxQueue {
 
   /**
    * Takes any chain into slot `slot`: several descriptors, indirect, over several regions.
-   * @returns 1 taken, 0 dropped and counted, -1 the ring makes no sense.
+   * @returns 1 taken, 0 dropped and counted, LOOPS the ring makes no sense, WAITS it stays where it is for now.
    */
   #takeChain(batch: PacketBatch, slot: number, head: number): number {
     const vring = this.#vring;
@@ -307,8 +311,9 @@ export class VhostRxQueue implements RxQueue {
     walker.clear();
     const walked = walker.walk(vring.desc, vring.size, head, 0);
     if (walked !== WALK_OK) {
+      if (walked === WALK_WAIT) return WAITS;
       this.#counters.slots[this.#counters.base + (walked === WALK_LONG ? OVERSIZE : BAD_DESCRIPTOR)]!++;
-      return walked === WALK_LOOP ? -1 : 0;
+      return walked === WALK_LOOP ? LOOPS : 0;
     }
     return this.#frames.lay(batch, slot, walker) ? 1 : 0;
   }

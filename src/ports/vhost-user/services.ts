@@ -112,6 +112,11 @@ export class Services {
     fds[0] = -1;
   }
 
+  /** As BackendChannel.iotlb; false also where there is no channel. */
+  sayIotlb(payload: Uint8Array, done: (taken: boolean) => void): boolean {
+    return this.#channel?.iotlb(payload, done) ?? false;
+  }
+
   getConfig(payload: Uint8Array): Uint8Array {
     const part = wire.decodeConfig(payload);
     return wire.encodeConfig({ ...part, bytes: this.#config.read(part) });

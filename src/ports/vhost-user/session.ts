@@ -14,11 +14,18 @@ import { parseOptions, type Settings } from './options.ts';
 /** How often workers' findings about rings are read. */
 const CHECK_MS = 100;
 
+/** What holds for ports whose options say nothing, asked when a guest connects. */
+export interface Defaults {
+  /** other_config:vhost-iommu-support. */
+  readonly iommu?: () => boolean;
+}
+
 export class VhostUserSession implements PortSession {
   readonly portNo: number;
   readonly #config: PortConfig;
   readonly #host: PortHost;
   readonly #rundir: string;
+  readonly #defaults: Defaults;
   #settings: Settings;
   /** Ethernet payload of frames for the guest, in bytes. */
   #mtu: number;
@@ -34,11 +41,12 @@ export class VhostUserSession implements PortSession {
   #told = '';
 
   /** @throws Error naming the option at fault. */
-  constructor(config: PortConfig, host: PortHost, rundir: string) {
+  constructor(config: PortConfig, host: PortHost, rundir: string, defaults: Defaults = {}) {
     this.portNo = config.portNo;
     this.#config = config;
     this.#host = host;
     this.#rundir = rundir;
+    this.#defaults = defaults;
     this.#settings = parseOptions(config, rundir);
     this.#mtu = config.mtu;
   }
@@ -128,6 +136,7 @@ export class VhostUserSession implements PortSession {
       portNo: this.portNo,
       mtu: this.#mtu,
       settings: this.#settings,
+      iommu: this.#settings.iommu ?? this.#defaults.iommu?.() ?? false,
       rundir: this.#rundir,
       attach: (attachment) => this.#host.attach(this.portNo, attachment),
     };

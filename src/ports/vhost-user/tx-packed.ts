@@ -8,9 +8,9 @@ import { eventfdSignal } from '#contract/os.ts';
 import { type PacketBatch, SLOTS } from '#datapath/packet/batch.ts';
 import type { PortCounters, TxQueue } from '#ports/port.ts';
 import { fitsMtu } from '../frame/mtu.ts';
-import { WALK_LOOP, WALK_OK } from './chain.ts';
+import { WALK_LOOP, WALK_OK, WALK_WAIT } from './chain.ts';
 import type { PackedChainWalker } from './chain-packed.ts';
-import { regionOf, TABLE_DELTA, TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
+import { TABLE_DELTA, TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
 import { FramePieces } from './pieces.ts';
 import type { TxOptions } from './queue-options.ts';
 import { type BufferRing, FrameSender } from './tx-frames.ts';
@@ -47,6 +47,7 @@ const RING_FULL = DROP_BASE + dropReason('tx_ring_full');
 const BAD_DESCRIPTOR = DROP_BASE + dropReason('tx_bad_descriptor');
 const MTU = DROP_BASE + dropReason('tx_mtu');
 const TOO_BIG = DROP_BASE + dropReason('tx_too_big_for_buffer');
+const IOTLB_MISS = DROP_BASE + dropReason('tx_iotlb_miss');
 const PORT_DOWN = DROP_BASE + dropReason('tx_port_down');
 
 export class PackedTxQueue implements TxQueue, BufferRing {
@@ -209,6 +210,7 @@ export class PackedTxQueue implements TxQueue, BufferRing {
     const regionEnd = table[this.#region * STRIDE + END]!;
     const delta = table[this.#region * STRIDE + DELTA]!;
     const guest = memory.u32[this.#region]!;
+    const guestAt = memory.base[this.#region]!;
     const longest = this.#longest;
     const room = size - used.entries;
     const end = room < n - i ? i + room : n;
@@ -254,7 +256,7 @@ export class PackedTxQueue implements TxQueue, BufferRing {
       const window = headLength[slot]!;
       if (window === 0) {
         // A frame that was left with its sender: the header goes to the guest by itself.
-        const aligned = (at - regionStart) * 0.25;
+        const aligned = (to - guestAt) * 0.25;
         if (aligned !== Math.floor(aligned)) break;
         guest[aligned] = 0;
         guest[aligned + 1] = 0;
@@ -320,7 +322,9 @@ export class PackedTxQueue implements TxQueue, BufferRing {
     const desc = this.#vring.desc;
     const d = this.#entry << 2;
     const at = desc[d + 1]! * 4294967296 + desc[d]!;
-    const r = regionOf(this.#walker.memory.table, this.#walker.memory.count, at);
+    const space = this.#walker.memory;
+    space.at[0] = at;
+    const r = space.find();
     if (r < 0 || r === this.#region) return false;
     this.#region = r;
     return true;
@@ -350,6 +354,10 @@ export class PackedTxQueue implements TxQueue, BufferRing {
       if (walked === WALK_LOOP || used.entries + walker.entries > size) {
         vring.state[STATE_BROKEN] = BROKEN_LOOP;
         reason = BAD_DESCRIPTOR;
+        break;
+      }
+      if (walked === WALK_WAIT) {
+        reason = IOTLB_MISS;
         break;
       }
       const bytes = walker.bytes;

@@ -20,10 +20,11 @@ import {
   DELIVER_BROKEN_LOOP,
   DELIVER_FULL,
   DELIVER_TOO_BIG,
+  DELIVER_WAIT,
   DELIVERED,
   Delivery,
 } from './delivery.ts';
-import { regionOf, TABLE_DELTA, TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
+import { TABLE_DELTA, TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
 import type { TxOptions } from './queue-options.ts';
 import { type BufferRing, FrameSender } from './tx-frames.ts';
 import {
@@ -67,6 +68,7 @@ const RING_FULL = DROP_BASE + dropReason('tx_ring_full');
 const BAD_DESCRIPTOR = DROP_BASE + dropReason('tx_bad_descriptor');
 const MTU = DROP_BASE + dropReason('tx_mtu');
 const TOO_BIG = DROP_BASE + dropReason('tx_too_big_for_buffer');
+const IOTLB_MISS = DROP_BASE + dropReason('tx_iotlb_miss');
 const PORT_DOWN = DROP_BASE + dropReason('tx_port_down');
 
 export class VhostTxQueue implements TxQueue, BufferRing {
@@ -229,6 +231,7 @@ export class VhostTxQueue implements TxQueue, BufferRing {
     const regionEnd = table[this.#region * STRIDE + END]!;
     const delta = table[this.#region * STRIDE + DELTA]!;
     const guest = this.#memory.u32[this.#region]!;
+    const guestAt = this.#memory.base[this.#region]!;
     const longest = this.#longest;
     const first = this.#now;
     const end = this.#available < n - i ? i + this.#available : n;
@@ -275,7 +278,7 @@ export class VhostTxQueue implements TxQueue, BufferRing {
       bytes += frame;
       if (window === 0) {
         // A frame that was left with its sender: the header goes to the guest by itself.
-        const word = (at - regionStart) * 0.25;
+        const word = (to - guestAt) * 0.25;
         if (word !== Math.floor(word)) {
           bytes -= frame;
           break;
@@ -322,7 +325,9 @@ export class VhostTxQueue implements TxQueue, BufferRing {
     const head = vring.avail[(this.#now & (vring.size - 1)) + 2]!;
     if (head >= vring.size) return false;
     const at = vring.desc[4 * head + 1]! * 4294967296 + vring.desc[4 * head]!;
-    const r = regionOf(this.#memory.table, this.#memory.count, at);
+    const space = this.#memory;
+    space.at[0] = at;
+    const r = space.find();
     if (r < 0 || r === this.#region) return false;
     this.#region = r;
     return true;
@@ -376,6 +381,7 @@ export class VhostTxQueue implements TxQueue, BufferRing {
     if (result === DELIVERED) return 0;
     if (result === DELIVER_FULL) return RING_FULL;
     if (result === DELIVER_TOO_BIG) return TOO_BIG;
+    if (result === DELIVER_WAIT) return IOTLB_MISS;
     if (result === DELIVER_BROKEN_HEAD) this.#vring.state[STATE_BROKEN] = BROKEN_HEAD;
     if (result === DELIVER_BROKEN_LOOP) this.#vring.state[STATE_BROKEN] = BROKEN_LOOP;
     return BAD_DESCRIPTOR;

@@ -60,8 +60,13 @@ export const VIRTIO_FEATURES = {
   EVENT_IDX: 29,
   PROTOCOL_FEATURES: 30,
   VERSION_1: 32,
+  ACCESS_PLATFORM: 33,
   RING_PACKED: 34,
   IN_ORDER: 35,
+  // Virtio 1.3.
+  GUEST_USO4: 54,
+  GUEST_USO6: 55,
+  HOST_USO: 56,
 } as const;
 export type VirtioFeature = keyof typeof VIRTIO_FEATURES;
 
@@ -74,6 +79,7 @@ export const PROTOCOL_FEATURES = {
   NET_MTU: 4,
   BACKEND_REQ: 5,
   CROSS_ENDIAN: 6,
+  PAGEFAULT: 8,
   CONFIG: 9,
   INFLIGHT_SHMFD: 12,
   RESET_DEVICE: 13,
@@ -176,6 +182,26 @@ export function decodeConfig(payload: Uint8Array): ConfigPart {
   return { offset, flags, bytes: payload.slice(CONFIG_HEADER.bytes, CONFIG_HEADER.bytes + size) };
 }
 
+/** What is said of a device IOTLB (struct vhost_iotlb_msg of linux/vhost_types.h, which C pads to IOTLB_BYTES). */
+const IOTLB = layout('IOTLB message', 26, {
+  iova: 'u64',
+  size: 'u64',
+  userAddress: 'u64',
+  permission: 'u8',
+  type: 'u8',
+});
+export type IotlbMessage = ReturnType<(typeof IOTLB)['decode']>;
+const IOTLB_BYTES = 32;
+export const encodeIotlb = (message: IotlbMessage): Uint8Array => IOTLB.encode(message, new Uint8Array(IOTLB_BYTES));
+export const decodeIotlb = (payload: Uint8Array): IotlbMessage => IOTLB.decode(payload);
+/** Bits of a permission. */
+export const IOTLB_READ = 1;
+export const IOTLB_WRITE = 2;
+export const IOTLB_MISS = 1;
+export const IOTLB_UPDATE = 2;
+export const IOTLB_INVALIDATE = 3;
+export const IOTLB_ACCESS_FAIL = 4;
+
 export type PayloadKind =
   | 'none'
   | 'u64'
@@ -185,6 +211,7 @@ export type PayloadKind =
   | 'region'
   | 'log'
   | 'inflight'
+  | 'iotlb'
   | 'config';
 
 const PAYLOAD_BYTES: Readonly<Partial<Record<PayloadKind, number>>> = {
@@ -193,6 +220,7 @@ const PAYLOAD_BYTES: Readonly<Partial<Record<PayloadKind, number>>> = {
   vringState: VRING_STATE.bytes,
   vringAddress: VRING_ADDRESS.bytes,
   region: 8 + MEMORY_REGION.bytes,
+  iotlb: IOTLB_BYTES,
 };
 
 export interface MessageRow {
@@ -227,8 +255,12 @@ export const SET_VRING_ENABLE = 18;
 export const SEND_RARP = 19;
 export const NET_SET_MTU = 20;
 export const SET_BACKEND_REQ_FD = 21;
+export const IOTLB_MSG = 22;
 export const GET_CONFIG = 24;
 export const SET_CONFIG = 25;
+export const POSTCOPY_ADVISE = 28;
+export const POSTCOPY_LISTEN = 29;
+export const POSTCOPY_END = 30;
 export const GET_INFLIGHT_FD = 31;
 export const SET_INFLIGHT_FD = 32;
 export const RESET_DEVICE = 34;
@@ -239,6 +271,7 @@ export const SET_STATUS = 39;
 export const GET_STATUS = 40;
 
 /** Requests of the back end, on a channel of its own ("Back-end message types"). */
+export const BACKEND_IOTLB = 1;
 export const BACKEND_CONFIG_CHANGE = 2;
 
 /** Requests of the front end that this switch knows, by code (vhost-user.rst, "Front-end message types"). */
@@ -264,6 +297,7 @@ export const MESSAGES: ReadonlyMap<number, MessageRow> = new Map<number, Message
   [SEND_RARP, { name: 'SEND_RARP', payload: 'u64', fds: 0, needs: 'RARP' }],
   [NET_SET_MTU, { name: 'NET_SET_MTU', payload: 'u64', fds: 0, needs: 'NET_MTU' }],
   [SET_BACKEND_REQ_FD, { name: 'SET_BACKEND_REQ_FD', payload: 'none', fds: 1, needs: 'BACKEND_REQ' }],
+  [IOTLB_MSG, { name: 'IOTLB_MSG', payload: 'iotlb', fds: 0, reply: 'u64' }],
   [GET_CONFIG, { name: 'GET_CONFIG', payload: 'config', fds: 0, reply: 'config', needs: 'CONFIG' }],
   [SET_CONFIG, { name: 'SET_CONFIG', payload: 'config', fds: 0, needs: 'CONFIG' }],
   [

@@ -46,6 +46,9 @@ const payloads: Record<wire.PayloadKind, fc.Arbitrary<Uint8Array>> = {
   inflight: fc
     .record({ size, offset: place, queues: u16, queueSize: u16 })
     .map((value) => wire.INFLIGHT.encode(value, new Uint8Array(24))),
+  iotlb: fc
+    .record({ iova: place, size, userAddress: place, permission: fc.nat(4), type: fc.nat(5) })
+    .map(wire.encodeIotlb),
   config: fc
     .record({ offset: small, flags: small, bytes: fc.uint8Array({ maxLength: 30 }) })
     .map((part) => wire.encodeConfig(part)),
