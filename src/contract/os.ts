@@ -181,6 +181,7 @@ export const mapAnonymous = (length: number): ArrayBuffer =>
 export const address = native.address;
 
 const released = new WeakSet<ArrayBuffer>();
+let releases = 0;
 
 /**
  * Lets go of the memory behind a `map` or `mapAnonymous` buffer at once, not only when it is collected. The buffer stays
@@ -190,7 +191,11 @@ export const release = (buffer: ArrayBuffer): void => {
   if (released.has(buffer)) return;
   checked('mmap', native.release(buffer), 'release');
   released.add(buffer);
+  releases++;
 };
+
+/** Buffers released by this thread so far. Their addresses stay taken until they are collected and the event loop turns. */
+export const releasedMaps = (): number => releases;
 
 /** Word 0 counts, process-wide, the accesses to truncated memory survived so far. Read it once per burst. */
 export const faultWord: Int32Array = native.getFaultWord();

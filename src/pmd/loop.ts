@@ -60,7 +60,7 @@ export class PollLoop {
   #sleepAfter = 0;
   /** Verbs taken, and faults told, so far. */
   #verbs = 0;
-  #faults = 0;
+  #faults = faultWord[0]!;
   /** Time stamps: LAST, BUSY_SINCE. */
   readonly #time = new Float64Array(2);
   readonly #cyclesPerMs: number;
@@ -117,14 +117,13 @@ export class PollLoop {
   }
 
   /**
-   * Runs until a verb ends it. The loop is all that this function holds: one that never returns is optimised in the middle of
+   * Runs until a verb ends it; it may be run again. The loop is all that this function holds: one that never returns is optimised in the middle of
    * its run or not at all, and numbers in a frame that is not optimised are objects.
    */
   run(): void {
     sampleTsc();
     this.#time[LAST] = tscSample[0]!;
     this.#time[BUSY_SINCE] = tscSample[0]!;
-    this.#faults = faultWord[0]!;
     while (this.#turn());
   }
 

@@ -20,6 +20,7 @@ import type { Attachment, RxQueue, TxQueue, WorkerPort } from '#ports/port.ts';
 import { Commands } from './commands.ts';
 import { type LoopWork, PollLoop } from './loop.ts';
 import { PORTS } from './port-types.ts';
+import { Tidy } from './tidy.ts';
 import { UpcallPath } from './upcall.ts';
 import type { DumpedFlow, DumpResult, UsageResult, Verb, VerbAnswer, VerbCall, WorkerStart } from './verbs.ts';
 
@@ -42,6 +43,8 @@ class PmdThread implements LoopWork {
   readonly #commands: Commands;
   readonly #loop: PollLoop;
   #profiler = new GCProfiler();
+  readonly #tidy = new Tidy();
+  #stopped = false;
 
   constructor(start: WorkerStart) {
     this.#start = start;
@@ -65,6 +68,12 @@ class PmdThread implements LoopWork {
 
   run(): void {
     this.#loop.run();
+    if (!this.#stopped) {
+      this.#tidy.collect(performance.now());
+      setImmediate(() => this.run());
+      return;
+    }
+    parentPort!.close();
     for (const port of this.#ports.values()) port.close();
     release(this.#lane.buffer);
   }
@@ -104,7 +113,8 @@ class PmdThread implements LoopWork {
       answer = { seq, error: (error as Error).message };
     }
     parentPort!.postMessage(answer);
-    return verb.verb !== 'stop';
+    this.#stopped ||= verb.verb === 'stop';
+    return !this.#stopped && !this.#tidy.due(performance.now());
   }
 
   #do(verb: Verb): VerbAnswer['result'] {
@@ -235,4 +245,3 @@ const { start } = workerData as { start: WorkerStart };
 setThreadName(`pmd${start.worker}`);
 if (start.core >= 0) setAffinity([start.core]);
 new PmdThread(start).run();
-parentPort!.close();
