@@ -75,8 +75,12 @@ test.serial('a refused change leaves the port and its guest alone', async (t) =>
     await control.client.setPort(b!.no, { ...base, mtu: 9000 });
     await until('the MTU', () => control.port(b!.no)!.facts['mtu'] === '9000', PATIENCE_MS);
     t.is(b!.guest.connections, 1);
-    // An option that makes the port anew: the guest comes back by itself.
+    // Offloads are for the next connection.
     await control.client.setPort(b!.no, { ...base, mtu: 9000, options: { offload: 'off' } });
+    await until('the offer', () => control.port(b!.no)!.facts['offloads_offered'] === 'none', PATIENCE_MS);
+    t.is(b!.guest.connections, 1);
+    // An option that makes the port anew: the guest comes back by itself.
+    await control.client.setPort(b!.no, { ...base, mtu: 9000, options: { 'tx-retries-max': '3' } });
     await until('the guest to be back', () => b!.guest.connections === 2, PATIENCE_MS);
     await control.waitUp(b!.no);
     await send(a!.guest, [frame(1)]);

@@ -191,7 +191,7 @@ export class Encapsulation {
     if (made < 0) return made;
     const first = batch.segmentFirst[made]!;
     const from = this.#segmented ? finisher.segmentHeaders(batch, k) + VNET : finisher.frame;
-    const data = finisher.frame + head + k * finisher.mss;
+    const data = payload > 0 ? finisher.payloadFrom(k) : 0;
     batch.segmentAddress[first] = finisher.address + from;
     batch.segmentLength[first] = head;
     if (payload > 0) {

@@ -12,9 +12,8 @@ export interface Finisher {
   /** Where `linearise` put the frame, and its length. */
   readonly frame: number;
   readonly length: number;
-  /** After `prepare`: bytes of headers, payload of a segment, number of segments. */
+  /** After `prepare`: bytes of headers of a segment, number of segments. */
   readonly headers: number;
-  readonly mss: number;
   readonly segments: number;
   /** Copies a whole frame into private memory; no copy rows are left waiting. */
   linearise(batch: PacketBatch, slot: number): void;
@@ -24,6 +23,8 @@ export interface Finisher {
   prepare(gsoType: number, gsoSize: number, csumStart: number): boolean;
   /** Payload bytes of segment k. */
   payload(k: number): number;
+  /** Byte offset of the payload of segment k. */
+  payloadFrom(k: number): number;
   /** Makes the headers of segment k behind 12 bytes of a virtio-net header. @returns where that is. */
   segmentHeaders(batch: PacketBatch, k: number): number;
   /** Ones' complement sum of u8[at .. at + length - 1] as little-endian words, folded. */

@@ -109,7 +109,7 @@ export class FinishedFrames {
     const offload = this.#offload;
     offload.linearise(batch, slot);
     if (!offload.prepare(batch.gsoType[slot]!, batch.gsoSize[slot]!, batch.csumStart[slot]!)) return OFFLOAD;
-    const partial = this.#partial && (batch.gsoType[slot]! & TUNNEL) === 0;
+    const partial = this.#partial && !offload.fragments && (batch.gsoType[slot]! & TUNNEL) === 0;
     if (partial) {
       this.csumStart = batch.csumStart[slot]!;
       this.csumOffset = batch.csumOffset[slot]!;
@@ -121,7 +121,7 @@ export class FinishedFrames {
       this.pieceAddress[0] = offload.address + offload.segmentHeaders(batch, k, partial) + VNET;
       this.pieceLength[0] = offload.headers;
       const payload = offload.payload(k);
-      this.pieceAddress[1] = offload.address + offload.frame + offload.headers + k * offload.mss;
+      this.pieceAddress[1] = offload.address + offload.payloadFrom(k);
       this.pieceLength[1] = payload;
       this.pieceCount = 2;
       this.frameBytes = offload.headers + payload;

@@ -14,6 +14,7 @@ import {
   GSO_NONE,
   GSO_TCPV4,
   GSO_TCPV6,
+  GSO_UDP,
   GSO_UDP_L4,
   type PacketBatch,
   VNET_DATA_VALID,
@@ -24,6 +25,7 @@ const ECN = GSO_ECN;
 const NONE = GSO_NONE;
 const TCPV4 = GSO_TCPV4;
 const TCPV6 = GSO_TCPV6;
+const UFO = GSO_UDP;
 const UDP_L4 = GSO_UDP_L4;
 const NEEDS_CSUM = VNET_NEEDS_CSUM;
 const DATA_VALID = VNET_DATA_VALID;
@@ -75,23 +77,26 @@ export const gsoHeaderLength = (
   csumStart: number,
 ): number => {
   const end = start + head;
-  const protocol = type === UDP_L4 ? IPPROTO_UDP : IPPROTO_TCP;
-  if (csumStart + (type === UDP_L4 ? UDP_BYTES : 20) > head) return 0;
+  const udp = type === UDP_L4 || type === UFO;
+  const protocol = udp ? IPPROTO_UDP : IPPROTO_TCP;
+  if (csumStart + (udp ? UDP_BYTES : 20) > head) return 0;
   const ethernet = ethernetBytes(u8, start);
   const l3 = start + ethernet;
   const etherType = (u8[l3 - 2]! << 8) | u8[l3 - 1]!;
   let l4 = 0;
-  if (type === TCPV4 || (type === UDP_L4 && etherType === 0x0800)) {
+  if (type === TCPV4 || (udp && etherType === 0x0800)) {
     if (etherType !== 0x0800 || l3 + 20 > end || u8[l3]! >>> 4 !== 4 || u8[l3 + 9]! !== protocol) return 0;
     const ihl = (u8[l3]! & 15) << 2;
     if (ihl < 20) return 0;
+    // What is to be cut into fragments must not be one.
+    if (type === UFO && ((u8[l3 + 6]! & 0x3f) !== 0 || u8[l3 + 7] !== 0)) return 0;
     l4 = l3 + ihl;
   } else {
     if (etherType !== 0x86dd || l3 + 40 > end || u8[l3]! >>> 4 !== 6) return 0;
     l4 = ipv6Transport(u8, l3, end, protocol);
   }
   if (l4 - start !== csumStart) return 0;
-  if (type === UDP_L4) return csumStart + UDP_BYTES;
+  if (udp) return csumStart + UDP_BYTES;
   const tcp = (u8[l4 + 12]! >>> 4) << 2;
   const headers = csumStart + tcp;
   return tcp < 20 || headers > head ? 0 : headers;
@@ -114,10 +119,12 @@ export const takeOffload = (batch: PacketBatch, slot: number, at: number): boole
   let gsoSize = 0;
   if (flags !== 0 && (csumStart < 14 || csumStart + csumOffset + 2 > length)) return false;
   if (gso !== NONE) {
-    const type = gso & ~ECN;
+    // ECN is for TCP only.
+    const udp = gso === UDP_L4 || gso === UFO;
+    const type = udp ? gso : gso & ~ECN;
     gsoSize = u16[word + 2]!;
-    if (gso !== UDP_L4 && type !== TCPV4 && type !== TCPV6) return false;
-    if (flags === 0 || gsoSize === 0 || csumOffset !== (gso === UDP_L4 ? UDP_CSUM : TCP_CSUM)) return false;
+    if (!udp && type !== TCPV4 && type !== TCPV6) return false;
+    if (flags === 0 || gsoSize === 0 || csumOffset !== (udp ? UDP_CSUM : TCP_CSUM)) return false;
     headers = gsoHeaderLength(u8, batch.start[slot]!, batch.headLength[slot]!, type, csumStart);
     if (headers === 0) return false;
   }
@@ -128,6 +135,16 @@ export const takeOffload = (batch: PacketBatch, slot: number, at: number): boole
   batch.csumStart[slot] = flags === 0 ? 0 : csumStart;
   batch.csumOffset[slot] = flags === 0 ? 0 : csumOffset;
   return true;
+};
+
+/** The fields of a frame that says nothing. */
+export const clearOffload = (batch: PacketBatch, slot: number): void => {
+  batch.vnetFlags[slot] = 0;
+  batch.gsoType[slot] = 0;
+  batch.gsoSize[slot] = 0;
+  batch.vnetHeaderLength[slot] = 0;
+  batch.csumStart[slot] = 0;
+  batch.csumOffset[slot] = 0;
 };
 
 /** Writes a header of 12 bytes at byte `at` (even) of `u16`'s memory from a slot's offload fields. */

@@ -7,8 +7,17 @@
  * copies out of it have run.
  */
 import { address, mapAnonymous, release } from '#contract/os.ts';
-import { GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_TUNNEL, GSO_UDP_L4, type PacketBatch } from '#datapath/packet/batch.ts';
+import {
+  GSO_ECN,
+  GSO_TCPV4,
+  GSO_TCPV6,
+  GSO_TUNNEL,
+  GSO_UDP,
+  GSO_UDP_L4,
+  type PacketBatch,
+} from '#datapath/packet/batch.ts';
 import { fold, sumBytes, swap16 } from './checksum.ts';
+import { FRAGMENT_BYTES, fragmentable, putFragment4, putFragment6 } from './fragment.ts';
 import { ethernetBytes, gsoHeaderLength } from './net-header.ts';
 import { outer, readOuter } from './outer.ts';
 
@@ -16,10 +25,13 @@ const ECN = GSO_ECN;
 const TCPV4 = GSO_TCPV4;
 const TCPV6 = GSO_TCPV6;
 const TUNNEL = GSO_TUNNEL;
+const UFO = GSO_UDP;
 const UDP_L4 = GSO_UDP_L4;
 const checkSum = sumBytes;
 const foldSum = fold;
 const swap = swap16;
+const fragment4 = putFragment4;
+const fragment6 = putFragment6;
 
 /** Below the size that transparent huge pages start at; holds fifteen of the longest frames. */
 const ARENA_BYTES = 1 << 20;
@@ -30,6 +42,9 @@ const SKEW = 2;
 const VNET = 12;
 const TCP_FIN_PSH = 9;
 const TCP_CWR = 0x80;
+const UDP_CSUM = 6;
+/** What `segmentHeaders` reserves, at most. */
+const HEADERS_BYTES = 320;
 
 export class SoftwareOffload {
   readonly u8: Uint8Array;
@@ -44,6 +59,12 @@ export class SoftwareOffload {
   headers = 0;
   mss = 0;
   segments = 0;
+  /** The segments are fragments of one datagram, whose checksum is whole. */
+  fragments = false;
+  /** Where the payload begins in the frame: `headers`, but for a fragment header that the frame does not have. */
+  #payloadAt = 0;
+  /** Identification of the next datagram in fragments (RFC 7739: not to be foretold). */
+  #identification = (Math.random() * 0x1_0000_0000) >>> 0;
   #l3 = 0;
   /** IPv4. */
   #four = false;
@@ -84,7 +105,7 @@ export class SoftwareOffload {
   linearise(batch: PacketBatch, slot: number): void {
     const length = batch.length[slot]!;
     // Room for the headers of all segments too: from here on, no copy of this frame runs before all its rows are listed.
-    const at = this.#reserve(batch, 16 + SKEW + length + MAX_GSO_SEGMENTS * 256);
+    const at = this.#reserve(batch, 16 + SKEW + length + MAX_GSO_SEGMENTS * HEADERS_BYTES);
     const rows = batch.rows;
     let row = batch.rowCount * 3;
     let to = this.address + at + 16 + SKEW;
@@ -131,8 +152,10 @@ export class SoftwareOffload {
   /** Reads the headers of the linear GSO frame. @returns false when it cannot be segmented. */
   prepare(gsoType: number, gsoSize: number, csumStart: number): boolean {
     const kind = gsoType & ~TUNNEL;
-    const type = kind === UDP_L4 ? UDP_L4 : kind & ~ECN;
-    if ((type !== TCPV4 && type !== TCPV6 && type !== UDP_L4) || gsoSize === 0) return false;
+    const type = kind === UDP_L4 || kind === UFO ? kind : kind & ~ECN;
+    if ((type !== TCPV4 && type !== TCPV6 && type !== UDP_L4 && type !== UFO) || gsoSize === 0) return false;
+    // Fragments of an inner packet would each need the tunnel's header anew.
+    if (type === UFO && kind !== gsoType) return false;
     const head = this.length < 240 ? this.length : 240;
     let inner = 0;
     this.#outerL4 = 0;
@@ -153,16 +176,41 @@ export class SoftwareOffload {
     this.#l3 = inner + ethernetBytes(this.u8, frame);
     this.#four = this.u8[this.frame + this.#l3]! >>> 4 === 4;
     this.#l4 = csumStart;
+    this.fragments = type === UFO;
+    if (this.fragments) return this.#prepareFragments(gsoSize);
     this.headers = headers;
+    this.#payloadAt = headers;
     this.mss = gsoSize;
     this.segments = payload <= gsoSize ? 1 : ((payload + gsoSize - 1) / gsoSize) | 0;
     return this.segments <= MAX_GSO_SEGMENTS;
   }
 
+  /**
+   * UDP fragmentation offload: the checksum is that of the whole datagram, gso_size the payload of a fragment, of which the
+   * UDP header is a part. All fragments but the last carry a multiple of eight bytes.
+   */
+  #prepareFragments(gsoSize: number): boolean {
+    if (gsoSize < 8 || !this.fillChecksum(this.#l4, UDP_CSUM)) return false;
+    const at = this.#four ? this.#l4 : fragmentable(this.u8, this.frame + this.#l3, this.frame + this.#l4) - this.frame;
+    const payload = this.length - at;
+    const whole = payload <= gsoSize;
+    this.#payloadAt = at;
+    this.mss = whole ? payload : gsoSize & ~7;
+    this.segments = whole ? 1 : ((payload + this.mss - 1) / this.mss) | 0;
+    this.headers = whole || this.#four ? at : at + FRAGMENT_BYTES;
+    this.#identification = (this.#identification + 0x9e3779b1) >>> 0;
+    return this.segments <= MAX_GSO_SEGMENTS;
+  }
+
   /** Payload bytes of segment k. */
   payload(k: number): number {
-    const left = this.length - this.headers - k * this.mss;
+    const left = this.length - this.#payloadAt - k * this.mss;
     return left < this.mss ? left : this.mss;
+  }
+
+  /** Byte offset of the payload of segment k. */
+  payloadFrom(k: number): number {
+    return this.frame + this.#payloadAt + k * this.mss;
   }
 
   /**
@@ -180,6 +228,10 @@ export class SoftwareOffload {
     u8.copyWithin(at, this.frame, this.frame + this.headers);
     const l3 = at + this.#l3;
     const l4 = at + this.#l4;
+    if (this.fragments) {
+      this.#editFragment(at, l3, l4, payload, k);
+      return vnet;
+    }
     const bytes = this.headers - this.#l4 + payload;
     const udp = this.#type === UDP_L4;
     if (this.#four) this.#editIpv4(l3, l4, this.headers - this.#l3 + payload, k);
@@ -213,6 +265,20 @@ export class SoftwareOffload {
     u8[field + 1] = value >>> 8;
     if (this.#outerL4 !== 0) this.#editOuter(at, this.headers + payload, k, data);
     return vnet;
+  }
+
+  /** The IP header of fragment k, and in IPv6 the fragment header behind it. */
+  #editFragment(at: number, l3: number, l4: number, payload: number, k: number): void {
+    const u8 = this.u8;
+    const offset = k * this.mss;
+    const more = k < this.segments - 1;
+    if (this.#four) {
+      if (this.segments > 1) fragment4(u8, l3, l4, offset, more);
+      this.#editIpv4(l3, l4, this.headers - this.#l3 + payload, 0);
+      return;
+    }
+    put16(u8, l3 + 4, this.headers - this.#l3 - 40 + payload);
+    if (this.segments > 1) fragment6(u8, l3, at + this.#payloadAt, offset, more, this.#identification);
   }
 
   /** The tunnel around segment k, a frame of `length` bytes at `at`. @param data sum of its payload. */

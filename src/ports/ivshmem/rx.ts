@@ -10,6 +10,7 @@ import { DROP_BASE, dropReason, type PortCounter, portCounter } from '#contract/
 import { eventfdDrain, eventfdSignal } from '#contract/os.ts';
 import { BURST, HEADROOM, MAX_FRAME, type PacketBatch, SLOT_BYTES, WINDOW } from '#datapath/packet/batch.ts';
 import type { PortCounters, RxQueue } from '#ports/port.ts';
+import { clearOffload } from '../frame/net-header.ts';
 import * as layout from './layout.ts';
 import * as record from './records.ts';
 import type { PoolView } from './view.ts';
@@ -36,6 +37,7 @@ const Q_TX = record.Q_TX;
 const Q_FREE = record.Q_FREE;
 const Q_HELD = record.Q_HELD;
 const BROKEN = record.Q_BROKEN;
+const clear = clearOffload;
 const signal = eventfdSignal;
 const drainFd = eventfdDrain;
 
@@ -311,7 +313,7 @@ export class IvshmemRxQueue implements RxQueue {
     let bytes = 0;
     for (let slot = 0; slot < n; slot++) {
       bytes += length[slot]!;
-      if ((vnetFlags[slot]! | gsoType[slot]!) !== 0) clearOffload(batch, slot);
+      if ((vnetFlags[slot]! | gsoType[slot]!) !== 0) clear(batch, slot);
     }
     const slots = this.#counters.slots;
     const base = this.#counters.base;
@@ -433,12 +435,3 @@ export class IvshmemRxQueue implements RxQueue {
     return 0;
   }
 }
-
-const clearOffload = (batch: PacketBatch, slot: number): void => {
-  batch.vnetFlags[slot] = 0;
-  batch.gsoType[slot] = 0;
-  batch.gsoSize[slot] = 0;
-  batch.vnetHeaderLength[slot] = 0;
-  batch.csumStart[slot] = 0;
-  batch.csumOffset[slot] = 0;
-};

@@ -4,6 +4,7 @@
  * virtio-net header of 10 bytes, becomes a packet of the batch.
  */
 import { type PacketBatch, WINDOW } from '#datapath/packet/batch.ts';
+import { clearOffload } from '../frame/net-header.ts';
 import { takeAnyOffload } from '../frame/outer.ts';
 
 /** The header without num_buffers, as the kernel's interfaces have it by default. */
@@ -12,6 +13,7 @@ export const VNET_HEADER = 10;
 const HEADER = VNET_HEADER;
 const WINDOW_BYTES = WINDOW;
 const offload = takeAnyOffload;
+const plainSlot = clearOffload;
 
 /**
  * Fills the fields of `slot` for a frame of `length` bytes whose window begins at byte `start` of the scratch and whose rest,
@@ -50,15 +52,6 @@ export const wholeSlot = (batch: PacketBatch, slot: number, start: number, lengt
   batch.segmentLength[segment] = length;
   batch.nextSegment = segment + 1;
   plainSlot(batch, slot);
-};
-
-const plainSlot = (batch: PacketBatch, slot: number): void => {
-  batch.vnetFlags[slot] = 0;
-  batch.gsoType[slot] = 0;
-  batch.gsoSize[slot] = 0;
-  batch.vnetHeaderLength[slot] = 0;
-  batch.csumStart[slot] = 0;
-  batch.csumOffset[slot] = 0;
 };
 
 /**

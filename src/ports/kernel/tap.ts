@@ -10,9 +10,10 @@ import { addAddress, findLink, type InterfaceMonitor, linkFacts, setLink } from 
 import { type TapSettings, tapSettings } from './options.ts';
 import type { Link } from './rtnetlink.ts';
 import { TAP_KIND, type TapAttachment } from './tap-attachment.ts';
+import { takesDatagrams } from './version.ts';
 
-/** TUN_F_CSUM, TSO4, TSO6, TSO_ECN (linux/if_tun.h): the device may leave these to whoever receives. */
-const OFFLOADS = 0x01 | 0x02 | 0x04 | 0x08;
+/** TUN_F_CSUM, TSO4, TSO6, TSO_ECN, and USO4, USO6 (linux/if_tun.h): the device may leave these to whoever receives. */
+const OFFLOADS = 0x01 | 0x02 | 0x04 | 0x08 | (takesDatagrams() ? 0x20 | 0x40 : 0);
 const RETRY_MS = 1000;
 
 export class TapSession implements PortSession {

@@ -5,20 +5,20 @@
  * `push` lists pieces: header, window in the scratch, payload where the sender left it. `publish` has the kernel take the
  * burst, which copies each frame once, from the sender's memory into its own. So there is no transmit ring: its frames
  * would be written by us and copied again by the kernel wherever they stay on this host. The kernel takes partial checksums
- * and GSO frames as they are, but for those in
- * tunnels, which its header cannot tell of: they are cut here. It takes frames of several workers at a time.
+ * and GSO frames as they are, but for those in tunnels, which its header cannot tell of, and those of datagrams before Linux
+ * 6.2: they are cut here. It takes frames of several workers at a time.
  */
 import { DROP_BASE, dropReason, portCounter } from '#contract/catalogue.ts';
 import { address, mapAnonymous, release, sendFrames } from '#contract/os.ts';
-import { GSO_TUNNEL, MAX_PACKET_SEGMENTS, type PacketBatch, VNET_BYTES } from '#datapath/packet/batch.ts';
+import { GSO_TUNNEL, GSO_UDP_L4, MAX_PACKET_SEGMENTS, type PacketBatch, VNET_BYTES } from '#datapath/packet/batch.ts';
 import type { PortCounters, TxQueue } from '#ports/port.ts';
 import { fitsMtu } from '../frame/mtu.ts';
 import { putHeader } from '../frame/net-header.ts';
 import { SoftwareOffload } from '../frame/offload.ts';
 import { VNET_HEADER } from './rx-slot.ts';
+import { takesDatagrams } from './version.ts';
 
 const HEADER = VNET_HEADER;
-const TUNNEL = GSO_TUNNEL;
 const VNET = VNET_BYTES;
 const SEGMENTS = MAX_PACKET_SEGMENTS;
 const ETHERNET = 14;
@@ -49,6 +49,11 @@ const OFFLOAD = DROP_BASE + dropReason('tx_offload');
 const PORT_DOWN = DROP_BASE + dropReason('tx_port_down');
 const FULL = DROP_BASE + dropReason('tx_kernel_full');
 const REFUSED = DROP_BASE + dropReason('tx_kernel_refused');
+
+/** By gso_type: 1 when the kernel does not take such a frame. */
+const CUT = Uint8Array.from({ length: 256 }, (_, type) =>
+  (type & GSO_TUNNEL) !== 0 || (type === GSO_UDP_L4 && !takesDatagrams()) ? 1 : 0,
+);
 
 const reasonOf = (errno: number): number => {
   if (errno === EAGAIN || errno === ENOBUFS || errno === ENOMEM) return FULL;
@@ -97,6 +102,7 @@ export class KernelTxQueue implements TxQueue {
   push(batch: PacketBatch, list: Int32Array, n: number): number {
     const length = batch.length;
     const gsoType = batch.gsoType;
+    const cut = CUT;
     const longest = this.#longest;
     let late = 0;
     for (let i = 0; i < n; i++) {
@@ -106,7 +112,7 @@ export class KernelTxQueue implements TxQueue {
         continue;
       }
       if (this.#frames === MAX_FRAMES || this.#used + SEGMENTS + 2 > MAX_PIECES) this.publish();
-      if ((gsoType[slot]! & TUNNEL) === 0) this.#list(batch, slot);
+      if (cut[gsoType[slot]!] === 0) this.#list(batch, slot);
       else this.#cut(batch, slot);
     }
     if (late > 0) this.#counters.slots[this.#counters.base + MTU]! += late;
@@ -165,7 +171,7 @@ export class KernelTxQueue implements TxQueue {
       pieces[at + 1] = HEADER;
       pieces[at + 2] = offload.address + offload.segmentHeaders(batch, k) + VNET;
       pieces[at + 3] = offload.headers;
-      pieces[at + 4] = offload.address + offload.frame + offload.headers + k * offload.mss;
+      pieces[at + 4] = offload.address + offload.payloadFrom(k);
       pieces[at + 5] = payload;
       this.#counts[frame] = 3;
       this.#lengths[frame] = offload.headers + payload;

@@ -15,6 +15,7 @@ import {
   isPacked,
   OFFERED_PROTOCOL,
   offeredFeatures,
+  offloadNames,
   rxOptions,
   txOptions,
 } from './features.ts';
@@ -78,7 +79,7 @@ export class VhostUserDevice {
   constructor(host: DeviceHost) {
     this.#host = host;
     this.#mtu = host.mtu;
-    this.#offered = offeredFeatures(host.settings.offload, host.settings.packed, host.iommu);
+    this.#offered = offeredFeatures(host.settings.offloads, host.settings.packed, host.iommu);
     this.#state = new SharedArrayBuffer(wire.MAX_VRINGS * STATE_WORDS * 4);
     this.#words = new Int32Array(this.#state);
     this.#memory = new MemoryTable(host.portNo);
@@ -105,6 +106,7 @@ export class VhostUserDevice {
       protocol_features: `0x${this.#protocol.toString(16)}`,
       num_of_vrings: String(this.#rings.size),
       header_bytes: String(headerBytes(this.#features)),
+      offloads: offloadNames(this.#features),
     };
     if (this.#guestMtu > 0) facts['guest_mtu'] = String(this.#guestMtu);
     Object.assign(facts, this.#memory.facts(), this.#services.facts(), this.#iommu?.facts());

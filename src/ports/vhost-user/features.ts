@@ -1,4 +1,6 @@
 /** What this back end offers, and what the negotiated features mean for its queues. */
+import { GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP, GSO_UDP_L4 } from '#datapath/packet/batch.ts';
+import { OFFLOAD_FEATURES } from './offload-options.ts';
 import type { RxOptions, TxOptions } from './queue-options.ts';
 import { bits, hasBit, PROTOCOL_FEATURES, VIRTIO_FEATURES, type VirtioFeature } from './wire.ts';
 
@@ -22,21 +24,10 @@ const PLAIN: readonly VirtioFeature[] = [
   'IN_ORDER',
 ];
 
-const OFFLOAD: readonly VirtioFeature[] = [
-  'CSUM',
-  'GUEST_CSUM',
-  'GUEST_TSO4',
-  'GUEST_TSO6',
-  'GUEST_ECN',
-  'HOST_TSO4',
-  'HOST_TSO6',
-  'HOST_ECN',
-];
-
-export const offeredFeatures = (offload: boolean, packed: boolean, iommu = false): bigint =>
+export const offeredFeatures = (offloads: readonly VirtioFeature[], packed: boolean, iommu = false): bigint =>
   bits(VIRTIO_FEATURES, [
     ...PLAIN,
-    ...(offload ? OFFLOAD : []),
+    ...offloads,
     ...(packed ? (['RING_PACKED'] as const) : []),
     ...(iommu ? (['ACCESS_PLATFORM'] as const) : []),
   ]);
@@ -69,11 +60,41 @@ export const isPacked = (features: bigint): boolean => has(features, 'RING_PACKE
 export const headerBytes = (features: bigint): number =>
   has(features, 'VERSION_1') || has(features, 'MRG_RXBUF') ? 12 : 10;
 
+/** Names of the offloads among features: `csum,guest_csum,host_tso4,…`, or `none`. */
+export const offloadNames = (features: bigint): string =>
+  OFFLOAD_FEATURES.filter((name) => has(features, name))
+    .join(',')
+    .toLowerCase() || 'none';
+
+const tcp = (features: bigint, type: number, name: VirtioFeature, ecn: VirtioFeature): number[] =>
+  has(features, name) ? (has(features, ecn) ? [type, type | GSO_ECN] : [type]) : [];
+
+/** gso_type of frames that the guest may send. */
+const sentGso = (features: bigint): number[] => [
+  ...tcp(features, GSO_TCPV4, 'HOST_TSO4', 'HOST_ECN'),
+  ...tcp(features, GSO_TCPV6, 'HOST_TSO6', 'HOST_ECN'),
+  ...(has(features, 'HOST_UFO') ? [GSO_UDP] : []),
+  ...(has(features, 'HOST_USO') ? [GSO_UDP_L4] : []),
+];
+
+/** gso_type of frames that the guest takes; none without checksums. */
+const takenGso = (features: bigint): number[] =>
+  has(features, 'GUEST_CSUM')
+    ? [
+        ...tcp(features, GSO_TCPV4, 'GUEST_TSO4', 'GUEST_ECN'),
+        ...tcp(features, GSO_TCPV6, 'GUEST_TSO6', 'GUEST_ECN'),
+        ...(has(features, 'GUEST_UFO') ? [GSO_UDP] : []),
+        // The type does not tell IPv4 from IPv6: a guest that takes but one of them gets short frames.
+        ...(has(features, 'GUEST_USO4') && has(features, 'GUEST_USO6') ? [GSO_UDP_L4] : []),
+      ]
+    : [];
+
 export const rxOptions = (features: bigint): RxOptions => ({
   headerBytes: headerBytes(features),
   eventIdx: has(features, 'EVENT_IDX'),
   notifyOnEmpty: has(features, 'NOTIFY_ON_EMPTY') && !has(features, 'VERSION_1'),
   headersEmpty: !has(features, 'CSUM'),
+  gso: sentGso(features),
 });
 
 export const txOptions = (features: bigint, mtu: number, retries: number): TxOptions => ({
@@ -81,9 +102,7 @@ export const txOptions = (features: bigint, mtu: number, retries: number): TxOpt
   eventIdx: has(features, 'EVENT_IDX'),
   mergeable: has(features, 'MRG_RXBUF'),
   checksum: has(features, 'GUEST_CSUM'),
-  tso4: has(features, 'GUEST_TSO4'),
-  tso6: has(features, 'GUEST_TSO6'),
-  ecn: has(features, 'GUEST_ECN'),
+  gso: takenGso(features),
   mtu,
   retries,
 });

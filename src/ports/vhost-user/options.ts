@@ -2,13 +2,14 @@
 import type { PortConfig } from '#ports/port.ts';
 import { choice, integer, refuseUnknown, socketMode, socketOwner, socketPath } from '../options.ts';
 import type { SocketSettings } from '../socket/endpoint.ts';
-import { MAX_VRINGS } from './wire.ts';
+import { OFFLOAD_OPTIONS, readOffloads } from './offload-options.ts';
+import { MAX_VRINGS, type VirtioFeature } from './wire.ts';
 
 export const VHOST_USER_TYPES = ['vhost-user', 'dpdkvhostuser', 'dpdkvhostuserclient'] as const;
 
 export interface Settings extends SocketSettings {
-  /** Offers checksum and segmentation offload to the guest. */
-  readonly offload: boolean;
+  /** Checksum and segmentation offloads that are offered to the guest. */
+  readonly offloads: readonly VirtioFeature[];
   /** Offers packed rings. */
   readonly packed: boolean;
   /** Offers a vIOMMU; undefined: as other_config:vhost-iommu-support says. */
@@ -23,12 +24,12 @@ const OWN = [
   'path',
   'mode',
   'vhost-server-path',
-  'offload',
   'packed',
   'iommu',
   'tx-retries-max',
   'socket-mode',
   'socket-owner',
+  ...OFFLOAD_OPTIONS,
 ];
 
 /** @param rundir where relative paths start. @throws Error that names the option at fault and the fix. */
@@ -37,7 +38,7 @@ export function parseOptions(config: PortConfig, rundir: string): Settings {
   refuseUnknown(config, OWN);
   return {
     ...parseSocket(config, rundir),
-    offload: choice(options, 'offload', ['on', 'off'], 'on') === 'on',
+    offloads: readOffloads(options),
     packed: choice(options, 'packed', ['on', 'off'], 'on') === 'on',
     iommu: options['iommu'] === undefined ? undefined : choice(options, 'iommu', ['on', 'off'], 'off') === 'on',
     retries: integer(options, 'tx-retries-max', 0, 32, 8),

@@ -7,17 +7,17 @@ export interface RxOptions {
   readonly notifyOnEmpty: boolean;
   /** The guest negotiated no offload, so its virtio-net headers say nothing (virtio 1.2 section 5.1.6.2). */
   readonly headersEmpty: boolean;
+  /** gso_type of frames that the guest may send, each with ECN where it may. */
+  readonly gso: readonly number[];
 }
 
 export interface TxOptions {
   readonly headerBytes: number;
   readonly eventIdx: boolean;
   readonly mergeable: boolean;
-  /** The guest takes partial checksums (GUEST_CSUM), and GSO frames of these kinds. */
+  /** The guest takes partial checksums (GUEST_CSUM), and GSO frames of these types. */
   readonly checksum: boolean;
-  readonly tso4: boolean;
-  readonly tso6: boolean;
-  readonly ecn: boolean;
+  readonly gso: readonly number[];
   /** Bytes of an Ethernet payload. */
   readonly mtu: number;
   /** Looks at a full ring again, at most (tx-retries-max). */

@@ -5,6 +5,7 @@
  */
 import { DROP_BASE, dropReason, type PortCounter, portCounter } from '#contract/catalogue.ts';
 import {
+  GSO_NONE,
   HEADROOM,
   MAX_FRAME,
   MAX_PACKET_SEGMENTS,
@@ -13,7 +14,7 @@ import {
   WINDOW,
 } from '#datapath/packet/batch.ts';
 import type { PortCounters } from '#ports/port.ts';
-import { takeOffload } from '../frame/net-header.ts';
+import { clearOffload, takeOffload } from '../frame/net-header.ts';
 import type { ChainWalker } from './chain.ts';
 import type { RxOptions } from './queue-options.ts';
 
@@ -24,6 +25,7 @@ const LONGEST = MAX_FRAME;
 const SEGMENTS = MAX_PACKET_SEGMENTS;
 const ETHERNET = 14;
 const offload = takeOffload;
+const clear = clearOffload;
 
 const counter = (name: PortCounter): number => portCounter(name);
 const RX_PACKETS = counter('rx_packets');
@@ -38,18 +40,23 @@ export class RxFrames {
   readonly #counters: PortCounters;
   readonly #headerBytes: number;
   readonly #headersEmpty: boolean;
+  /** By gso_type: 1 when the guest may send such a frame (virtio 1.2 section 5.1.6.2.1). */
+  readonly #allowed = new Uint8Array(256);
 
   constructor(portNo: number, counters: PortCounters, options: RxOptions) {
     this.#portNo = portNo;
     this.#counters = counters;
     this.#headerBytes = options.headerBytes;
     this.#headersEmpty = options.headersEmpty;
+    this.#allowed[GSO_NONE] = 1;
+    for (const type of options.gso) this.#allowed[type] = 1;
   }
 
   /** Reads and checks the virtio-net headers of slots 0..n-1, closes gaps, counts. @returns packets left. */
   readHeaders(batch: PacketBatch, n: number): number {
     const header = this.#headerBytes;
     const empty = this.#headersEmpty;
+    const allowed = this.#allowed;
     const u16 = batch.u16;
     const length = batch.length;
     const vnetFlags = batch.vnetFlags;
@@ -68,8 +75,8 @@ export class RxFrames {
       if (kept !== slot) moveSlot(batch, slot, kept);
       const at = kept * SLOT + HEAD - header;
       if (empty || u16[at >>> 1]! === 0) {
-        clearOffload(batch, kept);
-      } else if (!offload(batch, kept, at)) {
+        clear(batch, kept);
+      } else if (allowed[u16[at >>> 1]! >>> 8] === 0 || !offload(batch, kept, at)) {
         this.#counters.slots[this.#counters.base + BAD_OFFLOAD]!++;
         continue;
       }
@@ -152,13 +159,4 @@ const moveSlot = (batch: PacketBatch, from: number, to: number): void => {
   batch.length[to] = batch.length[from]!;
   batch.segmentFirst[to] = batch.segmentFirst[from]!;
   batch.segmentCount[to] = batch.segmentCount[from]!;
-};
-
-const clearOffload = (batch: PacketBatch, slot: number): void => {
-  batch.vnetFlags[slot] = 0;
-  batch.gsoType[slot] = 0;
-  batch.gsoSize[slot] = 0;
-  batch.vnetHeaderLength[slot] = 0;
-  batch.csumStart[slot] = 0;
-  batch.csumOffset[slot] = 0;
 };

@@ -60,7 +60,12 @@ export class VhostUserSession implements PortSession {
 
   async reconfigure(options: Readonly<Record<string, string>>): Promise<boolean> {
     const next = parseOptions({ ...this.#config, options }, this.#rundir);
-    return JSON.stringify(next) === JSON.stringify(this.#settings);
+    const { offloads, packed, iommu } = next;
+    if (JSON.stringify(next) !== JSON.stringify({ ...this.#settings, offloads, packed, iommu })) return false;
+    // Features stand for as long as a connection does: the next one is offered others.
+    this.#settings = next;
+    this.#tell();
+    return true;
   }
 
   async setMtu(mtu: number): Promise<boolean> {
@@ -91,6 +96,7 @@ export class VhostUserSession implements PortSession {
       status: this.#connection ? 'connected' : 'disconnected',
       socket: this.#settings.path,
       mtu: String(this.#mtu),
+      offloads_offered: this.#settings.offloads.join(',').toLowerCase() || 'none',
     };
     if (this.#connection && this.#peer) facts['peer_pid'] = this.#peer;
     if (device) Object.assign(facts, device.facts());

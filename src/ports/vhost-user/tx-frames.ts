@@ -5,7 +5,7 @@
  */
 import { DROP_BASE, dropReason, type PortCounter, portCounter } from '#contract/catalogue.ts';
 import { address, mapAnonymous, release } from '#contract/os.ts';
-import { GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, type PacketBatch, SLOTS } from '#datapath/packet/batch.ts';
+import { GSO_NONE, type PacketBatch, SLOTS } from '#datapath/packet/batch.ts';
 import type { PortCounters } from '#ports/port.ts';
 import { putHeader, putPlainHeader } from '../frame/net-header.ts';
 import { SoftwareOffload } from '../frame/offload.ts';
@@ -58,10 +58,7 @@ export class FrameSender {
     this.#headerBytes = options.headerBytes;
     this.#checksum = options.checksum;
     this.#takes[GSO_NONE] = 1;
-    if (options.checksum && options.tso4) this.#takes[GSO_TCPV4] = 1;
-    if (options.checksum && options.tso6) this.#takes[GSO_TCPV6] = 1;
-    if (options.checksum && options.tso4 && options.ecn) this.#takes[GSO_TCPV4 | GSO_ECN] = 1;
-    if (options.checksum && options.tso6 && options.ecn) this.#takes[GSO_TCPV6 | GSO_ECN] = 1;
+    for (const type of options.gso) this.#takes[type] = 1;
     const headers = mapAnonymous(SLOTS * HEADER_STRIDE);
     this.#headers16 = new Uint16Array(headers);
     this.#headersAddress = address(headers);
@@ -125,7 +122,7 @@ export class FrameSender {
       if (headerBytes === 12) offload.u16[(vnet + 10) >>> 1] = 1;
       pieces.sourceAddress[0] = offload.address + vnet;
       pieces.sourceLength[0] = headerBytes + offload.headers;
-      pieces.sourceAddress[1] = offload.address + offload.frame + offload.headers + k * offload.mss;
+      pieces.sourceAddress[1] = offload.address + offload.payloadFrom(k);
       pieces.sourceLength[1] = payload;
       pieces.sourceCount = 2;
       const reason = ring.deliver(batch, offload.u16, (vnet + 10) >>> 1);

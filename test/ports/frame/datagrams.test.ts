@@ -2,7 +2,7 @@
 import test from 'ava';
 import fc from 'fast-check';
 import { address, mapAnonymous } from '#contract/os.ts';
-import { GSO_ECN, GSO_UDP_L4, HEADROOM, PacketBatch } from '#datapath/packet/batch.ts';
+import { GSO_ECN, GSO_UDP, GSO_UDP_L4, HEADROOM, PacketBatch } from '#datapath/packet/batch.ts';
 import { placeFrame } from '#datapath/packet/place.ts';
 import { takeOffload } from '#ports/frame/net-header.ts';
 import { SoftwareOffload } from '#ports/frame/offload.ts';
@@ -76,5 +76,10 @@ test('fields that contradict the frame are refused', (t) => {
   t.false(take(frame, GSO_UDP_L4 | GSO_ECN, 1000, 34), 'ECN is for TCP');
   t.false(take(stream, GSO_UDP_L4, 1000, 34), 'TCP');
   t.false(take(frame, 1, 1000, 34, 16), 'TCP that is UDP');
-  t.false(take(frame, 3, 1000, 34), 'fragmentation offload');
+  t.true(take(frame, GSO_UDP, 1000, 34));
+  t.false(take(frame, GSO_UDP | GSO_ECN, 1000, 34), 'ECN is for TCP');
+  t.false(take(stream, GSO_UDP, 1000, 34), 'fragments of TCP');
+  const part = packet(eth(), ipv4({}), udp({}), filler(3000));
+  part[20] = 0x20;
+  t.false(take(part, GSO_UDP, 1000, 34), 'a fragment');
 });

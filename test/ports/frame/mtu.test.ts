@@ -1,6 +1,6 @@
 import test from 'ava';
 import { address, mapAnonymous } from '#contract/os.ts';
-import { GSO_TCPV4, HEADROOM, PacketBatch } from '#datapath/packet/batch.ts';
+import { GSO_TCPV4, GSO_UDP, HEADROOM, PacketBatch } from '#datapath/packet/batch.ts';
 import { fitsMtu } from '#ports/frame/mtu.ts';
 
 const LONGEST = 1514;
@@ -48,4 +48,19 @@ test('of a GSO frame the segments count, not the frame', (t) => {
   t.true(fitsMtu(batch, 0, LONGEST));
   batch.gsoSize[0] = 1461;
   t.false(fitsMtu(batch, 0, LONGEST));
+});
+
+test('of a datagram to be cut the fragments count, the UDP header within the first', (t) => {
+  for (const [type, network] of [
+    [0x0800, 20],
+    [0x86dd, 40 + 8],
+  ] as const) {
+    place(40_000, [type], true);
+    batch.gsoType[0] = GSO_UDP;
+    batch.vnetHeaderLength[0] = 14 + (type === 0x0800 ? 28 : 48);
+    batch.gsoSize[0] = 1500 - network;
+    t.true(fitsMtu(batch, 0, LONGEST), String(type));
+    batch.gsoSize[0] = 1500 - network + 8;
+    t.false(fitsMtu(batch, 0, LONGEST), String(type));
+  }
 });

@@ -140,7 +140,7 @@ test('a TCP frame is segmented for a guest that does not take it whole, and carr
         const from = new TestPort(1);
         const plain = new TestPort(2, { size: 1024, tx: { mergeable } });
         const able = new TestPort(3, {
-          tx: { mergeable: true, checksum: true, tso4: true, tso6: true, ecn: true, mtu: 9216 },
+          tx: { mergeable: true, checksum: true, gso: [1, 4, 0x81, 0x84], mtu: 9216 },
         });
         for (let i = 0; i < 250; i++) plain.driver.post(mergeable ? 2048 : 9300);
         for (let i = 0; i < 40; i++) able.driver.post(2048);
@@ -212,6 +212,7 @@ test('GSO fields that contradict the frame are refused at the door', (t) => {
     header(NEEDS_CSUM, TCPV4, 1448, made.l4, 6),
     header(0, TCPV4, 1448, made.l4, 16),
     header(NEEDS_CSUM, 3, 1448, made.l4, 16),
+    header(NEEDS_CSUM, 3, 1448, made.l4, 6),
     header(NEEDS_CSUM, 0, 0, 65_535, 65_535),
     header(NEEDS_CSUM, 0, 0, 0, 16),
   ];

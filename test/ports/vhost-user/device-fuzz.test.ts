@@ -8,6 +8,7 @@ import type { WorkerPort } from '#ports/port.ts';
 import { RefusedError, VhostUserDevice } from '#ports/vhost-user/device.ts';
 import { vhostPort } from '#ports/vhost-user/factory.ts';
 import { OFFERED_PROTOCOL, offeredFeatures } from '#ports/vhost-user/features.ts';
+import { OFFLOAD_FEATURES } from '#ports/vhost-user/offload-options.ts';
 import { parseOptions } from '#ports/vhost-user/options.ts';
 import * as wire from '#ports/vhost-user/wire.ts';
 import { removeScratchDir, scratchDir } from '../../support/process.ts';
@@ -33,7 +34,11 @@ const payloads: Record<wire.PayloadKind, fc.Arbitrary<Uint8Array>> = {
     .oneof(
       place,
       fc.integer({ min: 0, max: 3 }).map(BigInt),
-      fc.constantFrom(offeredFeatures(true, true), offeredFeatures(true, false), OFFERED_PROTOCOL),
+      fc.constantFrom(
+        offeredFeatures(OFFLOAD_FEATURES, true),
+        offeredFeatures(OFFLOAD_FEATURES, false),
+        OFFERED_PROTOCOL,
+      ),
     )
     .map(wire.encodeU64),
   vringState: fc.record({ index: small, num: small }).map((value) => wire.VRING_STATE.encode(value)),
@@ -123,7 +128,7 @@ test.serial('any messages are obeyed or refused, and nothing stays open', async 
   try {
     const start = { needReply: true, fds: [] };
     const agree = [
-      { ...start, code: wire.SET_FEATURES, payload: wire.encodeU64(offeredFeatures(true, false)) },
+      { ...start, code: wire.SET_FEATURES, payload: wire.encodeU64(offeredFeatures(OFFLOAD_FEATURES, false)) },
       { ...start, code: wire.SET_PROTOCOL_FEATURES, payload: wire.encodeU64(OFFERED_PROTOCOL) },
       {
         ...start,

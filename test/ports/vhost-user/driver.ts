@@ -247,6 +247,7 @@ export class Driver {
       eventIdx: false,
       notifyOnEmpty: false,
       headersEmpty: false,
+      gso: [1, 0x81, 4, 0x84, 3, 5],
       ...options.rx,
     };
     this.headerBytes = rx.headerBytes;
@@ -288,9 +289,7 @@ export class Driver {
         eventIdx: rx.eventIdx,
         mergeable: false,
         checksum: false,
-        tso4: false,
-        tso6: false,
-        ecn: false,
+        gso: [],
         mtu: 65_535,
         retries: 0,
         ...options.tx,
