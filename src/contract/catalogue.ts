@@ -30,7 +30,7 @@ export const DROP_REASONS = [
   { name: 'rx_bad_descriptor', help: 'rx: a descriptor outside guest memory, a loop, or a chain that is too long' },
   { name: 'rx_short_frame', help: 'rx: shorter than a virtio-net header and an Ethernet header' },
   { name: 'rx_oversize', help: 'rx: longer than 65 550 bytes or in more segments than the switch takes' },
-  { name: 'rx_bad_offload', help: 'rx: checksum or GSO fields that contradict the frame' },
+  { name: 'rx_bad_offload', help: 'rx: checksum or GSO fields that contradict the frame, or were not negotiated' },
   { name: 'tx_ring_full', help: 'tx: the guest gave no buffer' },
   { name: 'tx_bad_descriptor', help: 'tx: a buffer outside guest memory, a loop, or not writable' },
   { name: 'tx_mtu', help: 'tx: frame longer than the MTU of the port' },

@@ -88,7 +88,7 @@ kernel('VLAN tags that the kernel keeps beside a frame are put back, offsets and
     await sw.vsctl('add-port', 'br0', port, '--', 'set', 'Interface', port, 'type=system', 'options:xdp-mode=off');
   for (const port of ['g', 'h'])
     await sw.vsctl('add-port', 'br0', port, '--', 'set', 'Interface', port, 'type=vhost-user');
-  const g = (await sw.guest('g', { features: ['VERSION_1', 'CSUM', 'HOST_TSO4'] })).queue(0);
+  const g = (await sw.guest('g', { features: ['VERSION_1', 'CSUM', 'HOST_TSO4', 'HOST_USO', 'HOST_UFO'] })).queue(0);
   const h = (await sw.guest('h')).queue(0);
   await sw.linkUp('v0', 'v1', 'g', 'h');
   await sw.ofctl('del-flows', 'br0');
@@ -141,6 +141,15 @@ kernel('VLAN tags that the kernel keeps beside a frame are put back, offsets and
     is(whole.map(faultOf), new Array(10).fill(null), 'faults of the datagrams');
     is(Buffer.concat(whole.map((part) => part.subarray(l4 + 8))).equals(payload), true, 'their payload');
   }
+  // A datagram that the kernel cuts into fragments.
+  const long = packet(eth(), vlan({ vid: 7 }), ipv4({}), udp({}), payload);
+  const sum = long.slice();
+  sum.set(u16(pseudoSum({ src: long.subarray(30, 34), dst: long.subarray(34, 38) }, 17, long.length - 38)), 44);
+  is(g.send([sum], { flags: 1, gsoType: 3, gsoSize: 1480, headerLength: 46, csumStart: 38, csumOffset: 6 }), 1, 'sent');
+  const pieces: Uint8Array[] = [];
+  await until('ten fragments', () => pieces.push(...h.receive().filter(ours)) >= 10, PATIENCE_MS);
+  is(pieces.map(faultOf), new Array(10).fill(null), 'faults of the fragments');
+  is(Buffer.concat(pieces.map((part) => part.subarray(38))).equals(long.subarray(38)), true, 'the datagram');
 });
 
 kernel(

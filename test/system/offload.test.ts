@@ -12,7 +12,9 @@ import {
   filler,
   ipv4,
   ipv6,
+  ipv6Fragment,
   ipv6Options,
+  type Layer,
   packet,
   pseudoSum,
   tcp,
@@ -25,7 +27,9 @@ import { type SwitchProcess, withSwitch } from '../support/switch.ts';
 
 const NEEDS_CSUM = 1;
 const TCPV4 = 1;
+const UFO = 3;
 const TCPV6 = 4;
+const USO = 5;
 const ECN = 0x80;
 
 interface Receiver {
@@ -39,11 +43,11 @@ interface Receiver {
 /** By port: vhost1 on. */
 const RECEIVERS: readonly Receiver[] = [
   {
-    features: [...DEFAULT_FEATURES, ...OFFLOAD_FEATURES, 'GUEST_ECN'],
+    features: [...DEFAULT_FEATURES, ...OFFLOAD_FEATURES, 'GUEST_ECN', 'GUEST_UFO', 'GUEST_USO4', 'GUEST_USO6'],
     checksum: true,
-    gso: [TCPV4, TCPV6, TCPV4 | ECN, TCPV6 | ECN],
+    gso: [TCPV4, TCPV6, TCPV4 | ECN, TCPV6 | ECN, UFO, USO],
   },
-  { features: [...DEFAULT_FEATURES, 'GUEST_CSUM', 'GUEST_TSO4'], checksum: true, gso: [TCPV4] },
+  { features: [...DEFAULT_FEATURES, 'GUEST_CSUM', 'GUEST_TSO4', 'GUEST_UFO'], checksum: true, gso: [TCPV4, UFO] },
   { features: DEFAULT_FEATURES, checksum: false, gso: [] },
   // Legacy, with the header of 10 bytes.
   { features: ['INDIRECT_DESC', 'ANY_LAYOUT'], checksum: false, gso: [] },
@@ -54,7 +58,8 @@ interface Shape {
   six: boolean;
   /** IPv6 extension header. */
   extension: boolean;
-  kind: 'tso' | 'tcp' | 'udp';
+  /** `ufo` becomes fragments, `uso` datagrams. */
+  kind: 'tso' | 'uso' | 'ufo' | 'tcp' | 'udp';
   bytes: number;
   mss: number;
   ecn: boolean;
@@ -76,9 +81,12 @@ const FIN_PSH_CWR = 0x89;
 const LONGEST = 60_000;
 const PAYLOAD = filler(LONGEST, 5);
 
+const linkOf = (shape: Shape): Layer[] => [eth(), ...shape.vids.map((vid) => vlan({ vid }))];
+const overUdp = ({ kind }: Shape): boolean => kind === 'udp' || kind === 'uso' || kind === 'ufo';
+
 /** Builds the frame of a shape, or its part from payload byte `from` to `to`, the k-th of several. */
 function build(shape: Shape, edit: Edit = {}, from = 0, to = shape.bytes, k = 0): Uint8Array {
-  const layers = [eth(), ...shape.vids.map((vid) => vlan({ vid }))];
+  const layers = linkOf(shape);
   if (shape.six) {
     layers.push(ipv6({ src: edit.v6 ?? 'fd00::1', hopLimit: edit.ttl ?? 64 }));
     if (shape.extension) layers.push(ipv6Options(60));
@@ -89,15 +97,50 @@ function build(shape: Shape, edit: Edit = {}, from = 0, to = shape.bytes, k = 0)
   // FIN and PSH go with the last segment, CWR with the first (RFC 3168 section 6.1.2).
   const drop = (to < shape.bytes ? 0x09 : 0) | (k > 0 || !shape.ecn ? 0x80 : 0);
   const flags = 0x10 | (FIN_PSH_CWR & ~drop);
-  const transport =
-    shape.kind === 'udp' ? udp(ports) : tcp({ ...ports, seq: (SEQ + from) >>> 0, flags, options: filler(12) });
-  return packet(...layers, transport, PAYLOAD.subarray(from, to));
+  const transport = overUdp(shape)
+    ? udp(ports)
+    : tcp({ ...ports, seq: (SEQ + from) >>> 0, flags, options: filler(12) });
+  const frame = packet(...layers, transport, PAYLOAD.subarray(from, to));
+  // Computed sums of 0 are sent as all ones, the same number, for UDP's sake.
+  const at = l4Of(shape) + fieldOf(shape);
+  if (frame[at] === 0 && frame[at + 1] === 0) frame.fill(0xff, at, at + 2);
+  return frame;
+}
+
+/** The fragments of a datagram; the identification, which IPv6 leaves to whoever cuts, is 0 there. */
+function fragments(shape: Shape, edit: Edit): Uint8Array[] {
+  const frame = build(shape, edit);
+  const l3 = l3Of(shape);
+  const unit = shape.mss & ~7;
+  const rest = frame.subarray(l3 + (shape.six ? 40 : 20));
+  if (rest.length <= shape.mss) return [frame];
+  return Array.from({ length: Math.ceil(rest.length / unit) }, (_, k) => {
+    const part = { offset: (k * unit) / 8, more: (k + 1) * unit < rest.length };
+    const bytes = rest.subarray(k * unit, (k + 1) * unit);
+    const nextHeader = shape.extension ? 60 : 17;
+    const headers = shape.six
+      ? [ipv6({ src: edit.v6 ?? 'fd00::1', hopLimit: edit.ttl ?? 64 }), ipv6Fragment({ ...part, id: 0, nextHeader })]
+      : [
+          ipv4({
+            src: edit.v4 ?? '10.0.0.1',
+            ttl: edit.ttl ?? 64,
+            id: ID,
+            protocol: 17,
+            offset: part.offset,
+            moreFragments: part.more,
+          }),
+        ];
+    return packet(...linkOf(shape), ...headers, bytes);
+  });
 }
 
 const l3Of = (shape: Shape): number => 14 + 4 * shape.vids.length;
 const l4Of = (shape: Shape): number => l3Of(shape) + (shape.six ? (shape.extension ? 48 : 40) : 20);
-const fieldOf = (shape: Shape): number => (shape.kind === 'udp' ? 6 : 16);
-const gsoOf = ({ kind, six, ecn }: Shape): number => (kind === 'tso' ? (six ? TCPV6 : TCPV4) | (ecn ? ECN : 0) : 0);
+const fieldOf = (shape: Shape): number => (overUdp(shape) ? 6 : 16);
+const gsoOf = ({ kind, six, ecn }: Shape): number => {
+  if (kind === 'tso') return (six ? TCPV6 : TCPV4) | (ecn ? ECN : 0);
+  return kind === 'uso' ? USO : kind === 'ufo' ? UFO : 0;
+};
 
 /** The frame with the sum of the pseudo header in place of its checksum (virtio 1.2 section 5.1.6.2). */
 function unfinished(shape: Shape, edit: Edit = {}): Uint8Array {
@@ -106,15 +149,15 @@ function unfinished(shape: Shape, edit: Edit = {}): Uint8Array {
   const l4 = l4Of(shape);
   const [src, bytes] = shape.six ? [l3 + 8, 16] : [l3 + 12, 4];
   const around = { src: frame.subarray(src, src + bytes), dst: frame.subarray(src + bytes, src + 2 * bytes) };
-  frame.set(u16(pseudoSum(around, shape.kind === 'udp' ? 17 : 6, frame.length - l4)), l4 + fieldOf(shape));
+  frame.set(u16(pseudoSum(around, overUdp(shape) ? 17 : 6, frame.length - l4)), l4 + fieldOf(shape));
   return frame;
 }
 
 const offloadOf = (shape: Shape): Required<Offload> => ({
   flags: NEEDS_CSUM,
   gsoType: gsoOf(shape),
-  gsoSize: shape.kind === 'tso' ? shape.mss : 0,
-  headerLength: shape.kind === 'tso' ? l4Of(shape) + 32 : 0,
+  gsoSize: gsoOf(shape) === 0 ? 0 : shape.mss,
+  headerLength: gsoOf(shape) === 0 ? 0 : l4Of(shape) + (overUdp(shape) ? 8 : 32),
   csumStart: l4Of(shape),
   csumOffset: fieldOf(shape),
 });
@@ -137,13 +180,8 @@ function expected(receiver: Receiver, shape: Shape, edit: Edit): Expected[] {
   const gso = gsoOf(shape);
   if (gso !== 0 ? receiver.gso.includes(gso) : receiver.checksum)
     return [{ frame: unfinished(shape, edit), header: offloadOf(shape) }];
-  if (gso === 0) {
-    const frame = build(shape, edit);
-    const at = l4Of(shape) + fieldOf(shape);
-    // Completed sums of 0 are sent as all ones, the same number, for UDP's sake.
-    if (frame[at] === 0 && frame[at + 1] === 0) frame.fill(0xff, at, at + 2);
-    return [{ frame, header: NOTHING }];
-  }
+  if (gso === 0) return [{ frame: build(shape, edit), header: NOTHING }];
+  if (gso === UFO) return fragments(shape, edit).map((frame) => ({ frame, header: NOTHING }));
   const segments: Expected[] = [];
   for (let k = 0; k * shape.mss < shape.bytes; k++) {
     const to = Math.min((k + 1) * shape.mss, shape.bytes);
@@ -185,6 +223,14 @@ const FIRST_PORT = 2000;
 const textOf = ({ frame, header }: Expected): string =>
   `${JSON.stringify(header)} ${Buffer.from(frame).toString('base64')}`;
 
+/** A frame whose identification in an IPv6 fragment header is 0. */
+function unnamed(frame: Uint8Array): Uint8Array {
+  let at = 12;
+  while (frame[at] === 0x81) at += 4;
+  if (frame[at] === 0x86 && frame[at + 2 + 6] === 44) frame.fill(0, at + 2 + 44, at + 2 + 48);
+  return frame;
+}
+
 /**
  * Sends all frames and waits until every receiver has as many as it must get; compares them. Frames of one shape keep their
  * order; the first of a flow may be overtaken by those of others.
@@ -202,7 +248,8 @@ async function exchange(from: VirtioPort, to: VirtioPort[], shapes: Shape[]): Pr
     const got: Expected[] = [];
     const count = (): string => `vhost${i + 1}: ${got.length} of ${total} frames; ${JSON.stringify(shapes)}`;
     const take = (): boolean => {
-      for (const { frame, ...header } of port.queue(0).receiveWithOffload()) got.push({ frame, header });
+      for (const { frame, ...header } of port.queue(0).receiveWithOffload())
+        got.push({ frame: unnamed(frame), header });
       return got.length >= total;
     };
     await until('all frames', take, 20_000, count);
@@ -225,7 +272,7 @@ async function prepare(sw: SwitchProcess): Promise<[VirtioPort, VirtioPort[]]> {
   for (let i = 2; i <= RECEIVERS.length; i++) {
     await sw.vsctl('add-port', 'br0', `vhost${i}`, '--', 'set', 'Interface', `vhost${i}`, 'type=vhost-user');
   }
-  const features: Feature[] = [...DEFAULT_FEATURES, ...OFFLOAD_FEATURES, 'HOST_ECN'];
+  const features: Feature[] = [...DEFAULT_FEATURES, ...OFFLOAD_FEATURES, 'HOST_ECN', 'HOST_UFO', 'HOST_USO'];
   const from = await sw.guest('vhost0', { features, required: features });
   const to: VirtioPort[] = [];
   for (const [i, receiver] of RECEIVERS.entries()) {
@@ -246,14 +293,14 @@ const shapes: fc.Arbitrary<Shape> = fc
   .record({
     six: fc.boolean(),
     extension: fc.boolean(),
-    kind: fc.constantFrom<Shape['kind']>('tso', 'tcp', 'udp'),
+    kind: fc.constantFrom<Shape['kind']>('tso', 'uso', 'ufo', 'tcp', 'udp'),
     bytes: fc.integer({ min: 1, max: LONGEST }),
     mss: fc.integer({ min: 536, max: 1400 }),
     ecn: fc.boolean(),
     vids: fc.constantFrom<number[]>([], [7]),
     port: fc.integer({ min: FIRST_PORT, max: FIRST_PORT + CASES.length - 1 }),
   })
-  .map((shape) => ({ ...shape, bytes: shape.kind === 'tso' ? shape.bytes : shape.bytes % 1400 }));
+  .map((shape) => ({ ...shape, bytes: gsoOf(shape) !== 0 ? shape.bytes : shape.bytes % 1400 }));
 
 test.serial('every guest gets offload frames as it negotiated: carried, completed or segmented', async (t) => {
   t.timeout(240_000);
@@ -268,3 +315,55 @@ test.serial('every guest gets offload frames as it negotiated: carried, complete
     t.log((await sw.vsctl('get', 'Interface', 'vhost3', 'statistics')).trim());
   });
 });
+
+test.serial(
+  'offloads that an option switches off are not offered to the next connection, nor taken from it',
+  async (t) => {
+    await withSwitch(['--default'], async (sw) => {
+      await sw.ofctl('del-flows', 'br0');
+      await sw.ofctl('add-flow', 'br0', 'in_port=vhost0,actions=output:vhost1');
+      const refused = await sw.tool('rw-vsctl', 'set', 'Interface', 'vhost0', 'options:csum=off', 'options:tso4=on');
+      t.not(refused.code, 0);
+      t.regex(refused.stderr, /option tso4 is "on", but needs csum/);
+      await sw.vsctl('set', 'Interface', 'vhost0', 'options:host_tso4=off', 'options:uso=off', 'options:ecn=off');
+      t.regex(await sw.vsctl('get', 'Interface', 'vhost0', 'status:offloads_offered'), /host_tso6,host_ufo"?$/m);
+      const features: Feature[] = [...DEFAULT_FEATURES, ...OFFLOAD_FEATURES, 'HOST_ECN', 'HOST_UFO', 'HOST_USO'];
+      const from = await sw.guest('vhost0', { features });
+      const to = await sw.guest('vhost1', { features: DEFAULT_FEATURES, ringSize: 1024 });
+      await sw.linkUp('vhost0', 'vhost1');
+      t.is(
+        (await sw.vsctl('get', 'Interface', 'vhost0', 'status:offloads')).trim().replaceAll('"', ''),
+        'guest_csum,csum,guest_tso4,guest_tso6,host_tso6,host_ufo',
+      );
+      const shape: Shape = {
+        six: false,
+        extension: false,
+        kind: 'tso',
+        bytes: 3000,
+        mss: 1000,
+        ecn: false,
+        vids: [],
+        port: 9,
+      };
+      const kinds: [Partial<Shape>, allowed: boolean][] = [
+        [{}, false],
+        [{ kind: 'uso' }, false],
+        [{ six: true, ecn: true }, false],
+        [{ six: true }, true],
+        [{ kind: 'ufo' }, true],
+      ];
+      for (const [change] of kinds) {
+        const one = { ...shape, ...change };
+        from.queue(0).send([unfinished(one)], offloadOf(one));
+      }
+      let got = 0;
+      const arrived = (): boolean => {
+        got += to.queue(0).receive().length;
+        return got >= 3 + 4;
+      };
+      await until('the segments of the two frames that are allowed', arrived, 20_000);
+      t.is(got, 3 + 4);
+      t.regex(await sw.appctl('drops'), /vhost0\s+rx_bad_offload\s+3\b/);
+    });
+  },
+);
