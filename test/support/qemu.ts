@@ -41,6 +41,8 @@ export interface GuestOptions {
   under?: readonly string[];
   /** Further arguments of QEMU. */
   more?: readonly string[];
+  /** The cards of vhost-user are behind an IOMMU; further words of the kernel's command line about it. */
+  vIommu?: string;
 }
 
 /** A memory that guest and switch share (QEMU, docs/system/devices/ivshmem.rst). */
@@ -98,20 +100,22 @@ export class QemuGuest {
     archive: string,
     cards: readonly Card[],
     ivshmem: readonly Ivshmem[],
-    { taps = [], under = [], more = [] }: GuestOptions,
+    { taps = [], under = [], more = [], vIommu }: GuestOptions,
   ) {
     // A program gets a device's interrupts through vfio, which wants an IOMMU; its interrupts are remapped outside of the
     // kernel's own interrupt controller only.
-    const iommu = ivshmem.length > 0;
+    const iommu = ivshmem.length > 0 || vIommu !== undefined;
     const args = [
       ...['-name', 'guest,debug-threads=on'],
       ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-serial', 'stdio'],
       ...['-accel', 'tcg,thread=multi', '-cpu', 'qemu64', '-smp', '1', '-m', `${MEMORY_MB}`],
       ...['-object', `memory-backend-memfd,id=mem,size=${MEMORY_MB}M,share=on`],
       ...['-machine', `q35,memory-backend=mem${iommu ? ',kernel-irqchip=split' : ''}`],
-      ...(iommu ? ['-device', 'intel-iommu,intremap=on,caching-mode=on'] : []),
+      ...(iommu
+        ? ['-device', `intel-iommu,intremap=on,${vIommu === undefined ? 'caching-mode' : 'device-iotlb'}=on`]
+        : []),
       ...['-kernel', findKernel()!.image, '-initrd', archive],
-      ...['-append', `${COMMAND_LINE}${iommu ? ' intel_iommu=on' : ''}`],
+      ...['-append', `${COMMAND_LINE}${iommu ? ` intel_iommu=on ${vIommu ?? ''}` : ''}`],
       ...ivshmemArguments(ivshmem),
       ...more,
     ];
@@ -120,7 +124,10 @@ export class QemuGuest {
       args.push('-chardev', `socket,id=c${i},path=${socket},${link}`);
       args.push('-netdev', `vhost-user,id=n${i},chardev=c${i},vhostforce=on,queues=${queues}`);
       const options = `netdev=n${i},mac=${mac},vectors=0,romfile=${queues > 1 ? ',mq=on' : ''}`;
-      args.push('-device', `virtio-net-pci,${options}${device ? `,${device}` : ''}`);
+      // Address translation services are a matter of PCI Express: behind a port of the root complex.
+      if (vIommu !== undefined) args.push('-device', `pcie-root-port,id=rp${i},chassis=${i + 1},slot=${i + 1}`);
+      const behind = vIommu === undefined ? '' : `,bus=rp${i},iommu_platform=on,ats=on,disable-legacy=on`;
+      args.push('-device', `virtio-net-pci,${options}${behind}${device ? `,${device}` : ''}`);
     }
     for (const [i, { mac, tap }] of taps.entries()) {
       args.push('-netdev', `tap,id=t${i},ifname=${tap},script=no,downscript=no,vhost=off`);

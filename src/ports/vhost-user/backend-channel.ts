@@ -12,11 +12,10 @@ const MAX_WAITING = 64;
 
 interface Waiting {
   readonly code: number;
-  /** Hears whether the front end took the request. */
-  readonly done: (taken: boolean) => void;
+  readonly done: () => void;
 }
 
-const NOBODY = (_taken: boolean): void => {};
+const NOBODY = (): void => {};
 
 export class BackendChannel {
   readonly #fd: number;
@@ -58,7 +57,7 @@ export class BackendChannel {
    * Says something of the device IOTLB. @returns false when it cannot be said now; else `done` is called once the front end
    * has answered, if it answers at all.
    */
-  iotlb(payload: Uint8Array, done: (taken: boolean) => void): boolean {
+  iotlb(payload: Uint8Array, done: () => void): boolean {
     return this.#send(BACKEND_IOTLB, payload, done);
   }
 
@@ -99,10 +98,9 @@ export class BackendChannel {
       if (!message) return true;
       const waiting = this.#waiting.shift();
       if ((message.flags & FLAG_REPLY) === 0 || waiting?.code !== message.code) return false;
-      const taken = decodeU64(message.payload) === 0n;
-      if (taken) this.answered++;
+      if (decodeU64(message.payload) === 0n) this.answered++;
       else this.refused++;
-      waiting.done(taken);
+      waiting.done();
       return true;
     } catch {
       return false;

@@ -27,17 +27,20 @@ import * as wire from './wire.ts';
 const LIMIT = 2 ** 52;
 /** Questions without an answer, at most; what is wanted beyond is asked for again by whoever wants it. */
 const MAX_PENDING = 1024;
-/** After so long without an answer a question counts as refused; and so long does a refusal count. */
-const PATIENCE_MS = 1000;
+/** After so long without an answer a question counts as refused. */
+const PATIENCE_MS = 5000;
+/** So long does a refusal count. */
 const REFUSED_MS = 100;
+/** An address may be mapped between its question and the answer: it is refused when two answers so near each other say so. */
+const AGAIN_MS = 1000;
 
 /** What the attachment of a port behind an IOMMU has more. */
 export interface IommuParts {
   readonly iommu?: { readonly shared: SharedArrayBuffer; readonly missFd: number };
 }
 
-/** Sends a request of the back end. `done` hears whether it was taken. @returns false when it cannot be sent now. */
-export type Requester = (payload: Uint8Array, done: (taken: boolean) => void) => boolean;
+/** Sends a request of the back end; `done` is called when it is answered. `busy`: the front end has to answer others first. */
+export type Requester = (payload: Uint8Array, done: () => void) => 'sent' | 'busy' | 'gone';
 
 const permissionOf = (key: number): number => key % 4;
 const addressOf = (key: number): number => Math.floor(key / 4) * IOTLB_PAGE;
@@ -52,6 +55,8 @@ export class Iommu {
   readonly #pending = new Map<number, number>();
   /** Keys that wait for room on the channel. */
   readonly #queue = new Set<number>();
+  /** Keys whose last answer brought no translation, and when. */
+  readonly #denied = new Map<number, number>();
   /** Keys refused, and when. */
   readonly #refused = new Map<number, number>();
   /** Where rings lay when their addresses were last translated. */
@@ -164,6 +169,8 @@ export class Iommu {
   /** Housekeeping, now and then: nothing waits for ever. */
   tidy(now = performance.now()): void {
     for (const [key, since] of this.#pending) if (now - since > PATIENCE_MS) this.#refuse(key);
+    this.#send();
+    for (const [key, since] of this.#denied) if (now - since > AGAIN_MS) this.#denied.delete(key);
     let forgotten = false;
     for (const [key, since] of this.#refused) {
       if (now - since <= REFUSED_MS) continue;
@@ -180,6 +187,7 @@ export class Iommu {
     this.#watcher.close();
     close(this.#missFd);
     this.#pending.clear();
+    this.#denied.clear();
     this.#queue.clear();
   }
 
@@ -206,7 +214,7 @@ export class Iommu {
       const parts = rings.flatMap((ring) => ringParts(ring, this.#packed));
       this.#iotlb.insert(entry, (row) => parts.some((part) => within(part, row.start, row.end)));
     }
-    for (const keys of [this.#pending, this.#queue, this.#refused])
+    for (const keys of [this.#pending, this.#queue, this.#denied, this.#refused])
       for (const key of keys.keys())
         if (addressOf(key) < entry.end && addressOf(key) + IOTLB_PAGE > start && permissionOf(key) & permission)
           keys.delete(key);
@@ -282,23 +290,31 @@ export class Iommu {
     for (const key of this.#queue) {
       const message = { iova: BigInt(addressOf(key)), size: 0n, userAddress: 0n };
       const miss = { ...message, permission: permissionOf(key), type: wire.IOTLB_MISS };
-      const sent = this.#request(wire.encodeIotlb(miss), (taken) => this.#answered(key, taken));
-      if (!sent && this.#pending.size > 0) return;
+      const sent = this.#request(wire.encodeIotlb(miss), () => this.#answered(key));
+      if (sent === 'busy') return;
       this.#queue.delete(key);
       this.#pending.set(key, performance.now());
-      if (!sent) this.#refuse(key);
+      if (sent === 'gone') this.#refuse(key);
       else this.#misses++;
     }
   }
 
   /** Its translation came before the answer, if there is one. */
-  #answered(key: number, _taken: boolean): void {
-    if (this.#pending.has(key)) this.#refuse(key);
+  #answered(key: number): void {
+    if (this.#pending.delete(key)) {
+      if (this.#denied.has(key)) this.#refuse(key);
+      else {
+        this.#denied.set(key, performance.now());
+        // Whoever still wants it asks again.
+        this.#iotlb.forget();
+      }
+    }
     this.#send();
   }
 
   #refuse(key: number): void {
     this.#pending.delete(key);
+    this.#denied.delete(key);
     this.#refused.set(key, performance.now());
     this.#unanswered++;
     if (this.#iotlb.find(addressOf(key))) {

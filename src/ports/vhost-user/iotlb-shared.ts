@@ -19,7 +19,7 @@ export const MAX_ENTRIES = 4096;
 /** Workers that a port behind an IOMMU can have. */
 export const MAX_IOTLB_WORKERS = 128;
 /** Keys that one worker may have waiting. */
-export const MAX_ASKS = 64;
+export const MAX_ASKS = 256;
 export const MAX_REFUSED = 16;
 
 export const SEQ = 0;

@@ -3,7 +3,7 @@
  * Looks at chains that a guest has made available, before their turn, so that translations of their buffers are asked for in
  * time and all at once. What it reads of a ring it believes for nothing else.
  */
-import type { ChainWalker } from './chain.ts';
+import { type ChainWalker, WALK_WAIT } from './chain.ts';
 import type { PackedChainWalker } from './chain-packed.ts';
 import { STATE_CURSOR, type Vring } from './vring.ts';
 import { ENTRY_MASK, PACKED_AVAIL, PACKED_USED, type PackedVring, WRAP_BIT } from './vring-packed.ts';
@@ -13,10 +13,11 @@ const ENTRY = ENTRY_MASK;
 const WRAP = WRAP_BIT;
 const AVAIL = PACKED_AVAIL;
 const USED = PACKED_USED;
+const WAIT = WALK_WAIT;
 const BOTH = PACKED_AVAIL | PACKED_USED;
 /** Chains of one look, at most, and how far it may go beyond the place of the ring. */
-const LOOK = 32;
-const FAR = 128;
+const LOOK = 64;
+const FAR = 1024;
 
 export interface LookAhead {
   /** Looks at chains that were not looked at before. */
@@ -52,7 +53,8 @@ export class SplitLookAhead implements LookAhead {
       const head = vring.avail[((cursor + ahead) & (size - 1)) + 2]!;
       if (head >= size) return;
       walker.clear();
-      walker.walk(vring.desc, size, head, this.#direction);
+      // An indirect table that cannot be read yet is looked at again.
+      if (walker.walk(vring.desc, size, head, this.#direction) === WAIT) break;
       ahead++;
     }
     this.#next = (cursor + ahead) & 0xffff;
@@ -98,8 +100,8 @@ export class PackedLookAhead implements LookAhead {
       if (((word >>> 16) & BOTH) !== bits) break;
       walker.clear();
       walker.entries = 0;
-      walker.walkPacked(vring.desc, size, entry, word, this.#direction);
-      if (walker.entries === 0) break;
+      const walked = walker.walkPacked(vring.desc, size, entry, word, this.#direction);
+      if (walked === WAIT || walker.entries === 0) break;
       ahead += walker.entries;
     }
     this.#ahead = ahead;

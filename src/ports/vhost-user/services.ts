@@ -112,9 +112,10 @@ export class Services {
     fds[0] = -1;
   }
 
-  /** As BackendChannel.iotlb; false also where there is no channel. */
-  sayIotlb(payload: Uint8Array, done: (taken: boolean) => void): boolean {
-    return this.#channel?.iotlb(payload, done) ?? false;
+  /** As BackendChannel.iotlb; `gone`: there is no channel. */
+  sayIotlb(payload: Uint8Array, done: () => void): 'sent' | 'busy' | 'gone' {
+    if (this.#channel?.iotlb(payload, done)) return 'sent';
+    return this.#channel?.open ? 'busy' : 'gone';
   }
 
   getConfig(payload: Uint8Array): Uint8Array {

@@ -2,6 +2,7 @@
 import { DROP_BASE, DROP_REASONS, PORT_COUNTERS, PORT_ROW } from '#contract/catalogue.ts';
 import { PacketBatch, SLOTS } from '#datapath/packet/batch.ts';
 import type { WorkerPort } from '#ports/port.ts';
+import type { VhostUserAttachment } from '#ports/vhost-user/attachment.ts';
 import { vhostPort } from '#ports/vhost-user/factory.ts';
 import { Driver, type DriverOptions } from './driver.ts';
 
@@ -10,15 +11,22 @@ const list = Int32Array.from({ length: SLOTS }, (_, i) => i);
 
 export class TestPort {
   readonly driver: Driver;
+  readonly attachment: VhostUserAttachment;
   readonly port: WorkerPort;
   readonly counters: Float64Array;
 
-  constructor(portNo: number, options: DriverOptions = {}, startAt = 0) {
+  constructor(
+    portNo: number,
+    options: DriverOptions = {},
+    startAt = 0,
+    change: (attachment: VhostUserAttachment) => VhostUserAttachment = (attachment) => attachment,
+  ) {
     this.driver = new Driver(portNo, options);
     if (startAt > 0 || options.packed) this.driver.startAt(startAt);
     this.counters = new Float64Array(PORT_ROW);
     const context = { worker: 0, workers: 1, counters: { slots: this.counters, base: 0 }, batch };
-    this.port = vhostPort(this.driver.attachment, context, undefined);
+    this.attachment = change(this.driver.attachment);
+    this.port = vhostPort(this.attachment, context, undefined);
   }
 
   /** Counters that are not 0, by name. */
