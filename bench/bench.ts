@@ -9,6 +9,8 @@ export interface BenchOptions {
   /** Rows or switches to be measured; all when empty. */
   rows: string[];
   switches: string[];
+  /** Least number of cycles of the bench soak. */
+  cycles?: number;
   /** Progress, one line each; not part of the results. */
   progress: (line: string) => void;
 }

@@ -17,9 +17,22 @@ import { ladder } from './system/ladder.ts';
 import { memif } from './system/memif.ts';
 import { missLatency } from './system/miss-latency.ts';
 import { rates } from './system/rates.ts';
+import { soakBench } from './system/soak.ts';
 import { upcalls } from './system/upcalls.ts';
 
-const SYSTEM: Bench[] = [rates, flowMods, upcalls, missLatency, idle, controlKill, kernel, ivshmem, memif, ladder];
+const SYSTEM: Bench[] = [
+  rates,
+  flowMods,
+  upcalls,
+  missLatency,
+  idle,
+  controlKill,
+  kernel,
+  ivshmem,
+  memif,
+  ladder,
+  soakBench,
+];
 const STAGE_DIR = fileURLToPath(new URL('stage/', import.meta.url));
 
 interface Stage {
@@ -80,6 +93,7 @@ async function main(): Promise<number> {
     .option('--rounds <n>', 'turns that each switch gets', positive, 3)
     .option('--seconds <s>', 'length of one measurement', positive, 3)
     .option('--warmup <s>', 'traffic before a measurement', positive, 2)
+    .option('--cycles <n>', 'guests that come and go in the bench soak, at least', positive)
     .option('--rows <names>', 'rows of the benches rates and kernel, comma-separated', list, [])
     .option('--switches <names>', 'of ovs, ringway', list, [])
     .option('--json', 'print the figures as JSON and nothing else to standard output', false)

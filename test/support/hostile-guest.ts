@@ -6,7 +6,7 @@
  */
 import { close, eventfd, eventfdSignal, sendWithFds, truncate, unixConnect } from '#contract/os.ts';
 import { Connection } from '#guest/connection.ts';
-import { DEFAULT_FEATURES, type Feature } from '#guest/features.ts';
+import { DEFAULT_FEATURES, DEFAULT_PROTOCOL, type Feature, type ProtocolFeature } from '#guest/features.ts';
 import { type Negotiated, negotiate, type RingPlan, startRings } from '#guest/handshake.ts';
 import { type RingLayout, ringLayout } from '#guest/layout.ts';
 import { type Block, GuestMemory, type MemoryRegion } from '#guest/memory.ts';
@@ -16,6 +16,7 @@ export interface HostileOptions {
   path: string;
   ringSize?: number;
   features?: readonly Feature[];
+  protocol?: readonly ProtocolFeature[];
   memory?: MemoryOptions;
   /** Buffers per ring, of `bufferBytes` each. */
   buffers?: number;
@@ -48,10 +49,12 @@ export class HostileGuest {
 
   private constructor(options: HostileOptions) {
     const { buffers = 64, bufferBytes = 2048, ringSize = 64, features = DEFAULT_FEATURES } = options;
+    const { protocol = DEFAULT_PROTOCOL } = options;
     this.settings = checkOptions({
       path: options.path,
       ringSize,
       features,
+      protocol,
       order: options.order ?? 'virtio-user',
       memory: { sealed: false, ...options.memory },
     });
