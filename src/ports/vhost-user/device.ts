@@ -9,6 +9,7 @@ import { checkEvent, close, eventfdSignal } from '#contract/os.ts';
 import { KIND, type VhostUserAttachment } from './attachment.ts';
 import type { Reply } from './connection.ts';
 import {
+  boundMtu,
   hasIommu,
   headerBytes,
   isLogging,
@@ -256,6 +257,7 @@ export class VhostUserDevice {
   async #setMtu(mtu: bigint): Promise<undefined> {
     if (mtu < 68n || mtu > 65_535n) throw new RefusedError(`NET_SET_MTU of ${mtu} bytes; 68 to 65535 are possible`);
     this.#guestMtu = Number(mtu);
+    await this.#apply();
   }
 
   async #setStatus(status: bigint): Promise<undefined> {
@@ -448,7 +450,7 @@ export class VhostUserDevice {
       packed: isPacked(this.#features),
       state: this.#state,
       rx: rxOptions(this.#features),
-      tx: txOptions(this.#features, this.#mtu, this.#host.settings.retries),
+      tx: txOptions(this.#features, boundMtu(this.#features, this.#mtu, this.#guestMtu), this.#host.settings.retries),
       logAll: isLogging(this.#features),
       ...this.#services.parts(),
       ...this.#iommu?.parts(),

@@ -97,6 +97,10 @@ export const rxOptions = (features: bigint): RxOptions => ({
   gso: sentGso(features),
 });
 
+/** What is sent to the guest: no more than a driver that took the device's MTU was told of (virtio 1.2 section 5.1.4.1). */
+export const boundMtu = (features: bigint, mtu: number, told: number): number =>
+  told > 0 && has(features, 'MTU') ? Math.min(mtu, told) : mtu;
+
 export const txOptions = (features: bigint, mtu: number, retries: number): TxOptions => ({
   headerBytes: headerBytes(features),
   eventIdx: has(features, 'EVENT_IDX'),
