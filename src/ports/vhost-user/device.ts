@@ -420,6 +420,8 @@ export class VhostUserDevice {
     );
     this.#words[row + STATE_BROKEN] = 0;
     this.#words[row + STATE_LOCK] = 0;
+    // A back end that died may have shown used buffers and not told of them.
+    if (ring.callFd >= 0) eventfdSignal(ring.callFd);
   }
 
   #wanted(): VhostUserAttachment | undefined {

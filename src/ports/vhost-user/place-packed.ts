@@ -2,18 +2,38 @@
  * Where a packed ring stands after another back end, or another life of this one, has left it.
  *
  * The front end's word is not enough: QEMU hands over place 0 when a back end comes back after it died, since the place
- * lies in no memory that both could read. See vring-packed.ts for what the USED bits say.
+ * lies in no memory that both could read. See vring-packed.ts for what the USED bits say: an *edge* is an entry that has
+ * not been used in its lap while the one before it has, or the other way round. A ring at rest has one edge, its place.
+ *
+ * Two ends leave more: entries behind the place that are used already, in front of which others still wait.
+ * - A back end died while it gave chains back. The head of the first chain was to be shown last.
+ * - QEMU, which drops what a guest sends while there is no back end, began to drop at a place of its own
+ *   (QEMU, hw/virtio/virtio.c, virtqueue_packed_drop_all).
+ *
+ * Either way the driver waits for the first one, and whoever goes on behind the used entries leaves it waiting for ever.
  */
 import { DESC_NEXT } from './vring.ts';
 import { ENTRY_MASK, PACKED_AVAIL, PACKED_USED, WRAP_BIT } from './vring-packed.ts';
 
 const USED = PACKED_USED << 16;
-const BOTH = (PACKED_USED | PACKED_AVAIL) << 16;
+const AVAIL = PACKED_AVAIL << 16;
+const BOTH = USED | AVAIL;
 const NEXT = DESC_NEXT << 16;
-/** Runs of equal USED bits that a ring can have: two, two more when a back end died while it gave chains back. */
-const MOST_RUNS = 4;
+/** Edges of a ring that is worth understanding. */
+const MOST_EDGES = 9;
 
 const usedBit = (desc: Uint32Array, entry: number): number => ((desc[4 * entry + 3]! & USED) === 0 ? 0 : 1);
+
+/** Neither used nor never touched: AVAIL and USED differ. */
+const isAvailable = (desc: Uint32Array, entry: number): boolean => {
+  const bits = desc[4 * entry + 3]! & BOTH;
+  return bits !== 0 && bits !== BOTH;
+};
+
+const isEdge = (desc: Uint32Array, size: number, entry: number): boolean =>
+  usedBit(desc, entry) !== (entry === 0 ? 1 - usedBit(desc, size - 1) : usedBit(desc, entry - 1));
+
+const placeAt = (desc: Uint32Array, entry: number): number => entry | (usedBit(desc, entry) === 0 ? WRAP_BIT : 0);
 
 /**
  * Whether a back end may go on at `place`: the entry there has not been used in its lap, the one before it has.
@@ -21,75 +41,62 @@ const usedBit = (desc: Uint32Array, entry: number): number => ((desc[4 * entry +
  */
 export function fitsPlace(desc: Uint32Array, size: number, place: number): boolean {
   const entry = place & ENTRY_MASK;
-  if (entry >= size) return false;
-  const wrap = place & WRAP_BIT ? 1 : 0;
-  const before = entry === 0 ? usedBit(desc, size - 1) !== wrap : usedBit(desc, entry - 1) === wrap;
-  return before && usedBit(desc, entry) !== wrap;
+  return entry < size && isEdge(desc, size, entry) && placeAt(desc, entry) === (place & 0xffff);
 }
 
 /**
- * The place to go on at: `given` where the ring does not speak against it, else what the USED bits say. Chains that were
- * being given back when their back end died are finished: their used descriptors are in the ring, but for the first.
+ * The place to go on at: what the ring says, else what the front end has `given`. Chains that wait in front of used ones
+ * are given back as they are.
  * @returns entry | wrap << 15. Any content of the ring gives some place within it.
  */
 export function findPlace(desc: Uint32Array, size: number, given: number): number {
-  const runs = runsOf(desc, size);
-  if (runs.length > 2) {
-    const finished = finish(desc, size, runs);
-    if (finished !== undefined) return finished;
+  const edges = edgesOf(desc, size);
+  if (edges.length === 1) return placeAt(desc, edges[0]!);
+  if (edges.length <= MOST_EDGES) {
+    const starts = edges.map((_, first) => first).filter((first) => mayStart(desc, size, edges, first));
+    if (starts.length === 1) return finish(desc, size, edges[starts[0]!]!, edges.at(starts[0]! - 1)!);
   }
-  if (fitsPlace(desc, size, given)) return given;
-  const first = usedBit(desc, 0);
-  if (runs.length === 1) return first === 1 ? 0 : WRAP_BIT;
-  if (runs.length <= MOST_RUNS) return runs[0]! | (first === 1 ? WRAP_BIT : 0);
   // No back end of this kind leaves such a ring: the front end knows best.
   return (given & ENTRY_MASK) < size ? given & 0xffff : WRAP_BIT;
 }
 
-/** Lengths of the runs of equal USED bits from entry 0 on, no more than tell the ring's state. */
-function runsOf(desc: Uint32Array, size: number): number[] {
-  const runs: number[] = [];
-  let start = 0;
-  for (let entry = 1; entry <= size && runs.length <= MOST_RUNS; entry++) {
-    if (entry < size && usedBit(desc, entry) === usedBit(desc, start)) continue;
-    runs.push(entry - start);
-    start = entry;
-  }
-  return runs;
+/** All edges, an odd number, but no more than tell that there are too many. */
+function edgesOf(desc: Uint32Array, size: number): number[] {
+  const edges: number[] = [];
+  for (let entry = 0; entry < size && edges.length <= MOST_EDGES; entry++)
+    if (isEdge(desc, size, entry)) edges.push(entry);
+  return edges;
 }
 
-/** One entry that stands alone between used ones is the head whose chain was to be shown last. */
-function finish(desc: Uint32Array, size: number, runs: readonly number[]): number | undefined {
-  if (runs.length > MOST_RUNS) return undefined;
-  const [a, b, c, d] = runs as [number, number, number, number?];
-  let head: number;
-  let end: number;
-  if (a === 1 && d === undefined && b <= c) {
-    // Head at the beginning of a lap | given back | last lap.
-    head = 0;
-    end = a + b;
-  } else if (b === 1) {
-    // This lap | head | given back | last lap.
-    head = a;
-    end = a + b + c;
-  } else if (c === 1) {
-    // Given back in the next lap | this lap | head | given back.
-    head = a + b;
-    end = size + a;
-  } else {
-    return undefined;
+/** Whether from this edge on entries wait and are used by turns, up to the edge before it, where a lap is full. */
+function mayStart(desc: Uint32Array, size: number, edges: readonly number[], first: number): boolean {
+  for (let arc = 0; arc < edges.length - 1; arc++) {
+    const end = edges[(first + arc + 1) % edges.length]!;
+    for (let entry = edges[(first + arc) % edges.length]!; entry !== end; entry = (entry + 1) % size)
+      if (isAvailable(desc, entry) !== (arc % 2 === 0)) return false;
   }
-  const wrap = usedBit(desc, head) === 0 ? 1 : 0;
-  // The chain at the head may not have got all of its entries rewritten.
-  let last = head;
-  for (let steps = 1; steps < size && (desc[4 * (last % size) + 3]! & NEXT) !== 0; steps++) last++;
-  const id = desc[4 * (last % size) + 3]! & 0xffff;
-  const bitsAt = (entry: number): number => ((entry < size ? wrap : 1 - wrap) === 1 ? BOTH : 0);
-  for (let entry = head + 1; entry <= last; entry++) {
-    const word = 4 * (entry % size) + 3;
-    desc[word] = (desc[word]! & ~BOTH) | bitsAt(entry);
+  return true;
+}
+
+/** Gives back the chains that wait between entries `from` and `to`, the first one last. @returns the place behind. */
+function finish(desc: Uint32Array, size: number, from: number, to: number): number {
+  const wrap = 1 - usedBit(desc, from);
+  const bitsAt = (offset: number): number => ((from + offset < size ? wrap : 1 - wrap) === 1 ? BOTH : 0);
+  const wordAt = (offset: number): number => 4 * ((from + offset) % size) + 3;
+  let end = (to - from + size) % size;
+  const heads: [offset: number, id: number][] = [];
+  for (let offset = 0; offset < end; offset++) {
+    if (!isAvailable(desc, (from + offset) % size)) continue;
+    // The chain may not have got all of its entries rewritten. Its id stands in the last one.
+    const head = offset;
+    while (offset + 1 < size && (desc[wordAt(offset)]! & NEXT) !== 0) {
+      offset++;
+      desc[wordAt(offset)] = (desc[wordAt(offset)]! & ~BOTH) | bitsAt(offset);
+    }
+    heads.push([head, desc[wordAt(offset)]! & 0xffff]);
+    end = Math.max(end, offset + 1);
   }
-  Atomics.store(desc, 4 * head + 3, (id | bitsAt(head)) >>> 0);
-  const next = Math.max(end, last + 1);
+  for (const [offset, id] of heads.reverse()) Atomics.store(desc, wordAt(offset), (id | bitsAt(offset)) >>> 0);
+  const next = from + end;
   return next < size ? next | (wrap === 1 ? WRAP_BIT : 0) : (next - size) | (wrap === 1 ? 0 : WRAP_BIT);
 }
