@@ -5,7 +5,7 @@
 
 const napi_property_descriptor *const export_tables[] = {
     socket_exports, memory_exports, fault_exports, event_exports, watcher_exports, thread_exports, copy_exports, xdp_exports,
-    kernel_exports, frames_exports, NULL,
+    kernel_exports, frames_exports, userfault_exports, NULL,
 };
 
 struct instance *instance_of(napi_env env) {

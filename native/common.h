@@ -85,5 +85,6 @@ extern const napi_property_descriptor copy_exports[];
 extern const napi_property_descriptor kernel_exports[];
 extern const napi_property_descriptor frames_exports[];
 extern const napi_property_descriptor xdp_exports[];
+extern const napi_property_descriptor userfault_exports[];
 
 #endif

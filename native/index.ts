@@ -93,6 +93,12 @@ export interface Native {
   xskReceive(fd: number): Result;
   promiscuous(ifindex: number): Result;
   alias(address: number, length: number): ArrayBuffer | Result;
+
+  userfaultOpen(): Result;
+  userfaultRegister(fd: number, address: number): Result;
+  userfaultUnregister(fd: number, address: number): Result;
+  userfaultAbandon(fd: number, address: number): Result;
+  userfaultTouch(address: number, length: number): Promise<number> | Result;
 }
 
 const load = (): Native => {

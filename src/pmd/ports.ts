@@ -132,6 +132,10 @@ export class Ports implements PortHost {
     });
   }
 
+  async barrier(): Promise<void> {
+    await Promise.all(this.#workers.map((w) => w.ask({ verb: 'barrier' })));
+  }
+
   status(portNo: number, status: PortStatus): void {
     const entry = this.#entries.get(portNo);
     if (!entry) return;

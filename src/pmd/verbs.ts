@@ -25,6 +25,8 @@ export type Verb =
   /** A control plane came (`doorbell`: its eventfd) or went (-1): rings start at 0 again. */
   | { readonly verb: 'control'; readonly doorbell: number }
   | { readonly verb: 'options'; readonly options: WorkerOptions }
+  /** Only an answer: the worker is between two bursts. */
+  | { readonly verb: 'barrier' }
   /** All counters of the worker's row to 0. */
   | { readonly verb: 'clear' }
   /** Flows with ids from `from` on, so few that no packet waits long. */

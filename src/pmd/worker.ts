@@ -128,6 +128,8 @@ class PmdThread implements LoopWork {
       case 'control':
         this.#control(verb.doorbell);
         return undefined;
+      case 'barrier':
+        return undefined;
       case 'options':
         this.#loop.sleepAfter(verb.options.sleepAfterMicros);
         return undefined;

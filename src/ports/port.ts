@@ -78,6 +78,8 @@ export interface PortStatus {
 export interface PortHost {
   /** Replaces the port's attachment in all workers; undefined takes it away. */
   attach(portNo: number, attachment: Attachment | undefined): Promise<void>;
+  /** Resolves when every worker has ended the burst that it is in. */
+  barrier?(): Promise<void>;
   /** Says that the status changed. */
   status(portNo: number, status: PortStatus): void;
 }

@@ -159,9 +159,19 @@ export class QemuGuest {
     }
   }
 
-  /** An empty QEMU that `guest` may move to: the same machine with cards of its own. It listens at `uri`. */
-  static toReceive(guest: QemuGuest, archive: string, cards: readonly Card[], uri: string): QemuGuest {
-    const receiver = new QemuGuest(`${guest.child.name} moved`, archive, cards, [], { more: ['-incoming', uri] });
+  /**
+   * An empty QEMU that `guest` may move to: the same machine with cards of its own. It listens at `uri`, or with `defer` when
+   * it is told where. @param more further arguments of QEMU.
+   */
+  static toReceive(
+    guest: QemuGuest,
+    archive: string,
+    cards: readonly Card[],
+    uri: string,
+    more: readonly string[] = [],
+  ): QemuGuest {
+    const options = { more: ['-incoming', uri, ...more] };
+    const receiver = new QemuGuest(`${guest.child.name} moved`, archive, cards, [], options);
     receiver.interfaces = guest.interfaces;
     return receiver;
   }

@@ -10,6 +10,14 @@ interface Line {
   error?: { desc: string };
 }
 
+/** What QEMU says of a migration (query-migrate), some of it. */
+export interface Migration {
+  status: string;
+  downtime?: number;
+  'total-time'?: number;
+  ram?: { transferred: number; 'postcopy-requests': number };
+}
+
 export class Qmp {
   readonly #socket: Socket;
   readonly #lines: Line[] = [];
@@ -44,12 +52,12 @@ export class Qmp {
   }
 
   /** Moves the guest to the QEMU that listens at `uri`. @returns what QEMU says about it in the end. */
-  async migrate(uri: string): Promise<{ status: string; downtime?: number; 'total-time'?: number }> {
+  async migrate(uri: string): Promise<Migration> {
     await this.run('migrate', { uri });
     return until(
       'the migration to end',
       async () => {
-        const state = (await this.run('query-migrate')) as { status: string; 'error-desc'?: string };
+        const state = (await this.run('query-migrate')) as Migration & { 'error-desc'?: string };
         if (state.status === 'failed') throw new Error(`the migration failed: ${state['error-desc'] ?? ''}`);
         return state.status === 'completed' ? state : undefined;
       },

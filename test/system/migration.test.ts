@@ -1,24 +1,46 @@
-/** Live migration of a Linux guest between two QEMU processes, each with a port of its own on the switch. */
+/** Live migration, pre-copy and post-copy, of a Linux guest between two QEMU processes, each with a port of its own on the switch. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import test from 'ava';
+import test, { type ExecutionContext } from 'ava';
+import { postcopyAvailable } from '#ports/vhost-user/postcopy.ts';
 import { PATIENCE_MS } from '../support/datapath.ts';
 import { removeScratchDir, scratchDir, until } from '../support/process.ts';
 import { type Card, QemuGuest, qemuUnavailable, writeInitramfs } from '../support/qemu.ts';
-import { Qmp } from '../support/qmp.ts';
+import { type Migration, Qmp } from '../support/qmp.ts';
 import { SwitchProcess } from '../support/switch.ts';
 
 const reason = qemuUnavailable();
-const maybe = reason ? (title: string, _body: unknown) => test.skip(`${title} (${reason})`, () => {}) : test;
+type Body = (t: ExecutionContext) => Promise<void>;
+const unless =
+  (why: string | undefined) =>
+  (title: string, body: Body): void =>
+    why ? test.serial.skip(`${title} (${why})`, () => {}) : test.serial(title, body);
 const BLOCK = 65_536;
 const BLOCKS = 64;
 const MAC = '52:54:00:00:0b:01';
 
-maybe('a guest moves while it is pinged and receives a stream: every byte is there', async (t) => {
+/** Lets the guest run on at the other side before its memory has come. */
+async function postcopy(source: Qmp, target: Qmp, uri: string): Promise<Migration> {
+  const capabilities = [{ capability: 'postcopy-ram', state: true }];
+  for (const qmp of [source, target]) await qmp.run('migrate-set-capabilities', { capabilities });
+  await target.run('migrate-incoming', { uri });
+  // So slow that most of the memory is still to come then.
+  await source.run('migrate-set-parameters', { 'max-bandwidth': 4 << 20, 'max-postcopy-bandwidth': 16 << 20 });
+  const end = source.migrate(uri);
+  const started = until('memory to be on its way', async () => {
+    const state = (await source.run('query-migrate')) as Migration;
+    return state.status === 'active' && (state.ram?.transferred ?? 0) > 1 << 20 ? state : undefined;
+  });
+  await Promise.race([started, end]);
+  await source.run('migrate-start-postcopy');
+  return end;
+}
+
+const move = async (t: ExecutionContext, late: boolean): Promise<void> => {
   t.timeout(300_000);
   const dir = scratchDir('rwm');
   const guests: QemuGuest[] = [];
-  let qmp: Qmp | undefined;
+  const controls: Qmp[] = [];
   let sw: SwitchProcess | undefined;
   try {
     sw = await SwitchProcess.start('--default');
@@ -53,16 +75,21 @@ maybe('a guest moves while it is pinged and receives a stream: every byte is the
     await b.run(`until [ $(wc -c </tmp/in) -gt ${4 * BLOCK} ]; do usleep 10000; done`);
 
     const meeting = join(dir, 'incoming');
-    const moved = QemuGuest.toReceive(b, archive, [forC], `unix:${meeting}`);
+    const uri = `unix:${meeting}`;
+    const receiving = ['-qmp', `unix:${control}2,server=on,wait=off`];
+    const moved = QemuGuest.toReceive(b, archive, [forC], late ? 'defer' : uri, receiving);
     guests.push(moved);
-    await until(
-      'QEMU to listen for the guest',
-      () => existsSync(meeting),
-      PATIENCE_MS,
-      () => moved.child.tail(),
-    );
-    qmp = await Qmp.open(control);
-    const end = await qmp.migrate(`unix:${meeting}`);
+    controls.push(await Qmp.open(control), await Qmp.open(`${control}2`));
+    const [source, target] = controls as [Qmp, Qmp];
+    if (!late)
+      await until(
+        'QEMU to listen for the guest',
+        () => existsSync(meeting),
+        PATIENCE_MS,
+        () => moved.child.tail(),
+      );
+    const end = late ? await postcopy(source, target, uri) : await source.migrate(uri);
+    if (late) t.true(end.ram!['postcopy-requests'] > 0);
     await sending;
     t.is(await moved.run('wait $nc; sha1sum </tmp/in', 150_000), digest);
     await a.run('ping -c 3 -A -W 20 10.9.0.2');
@@ -74,9 +101,16 @@ maybe('a guest moves while it is pinged and receives a stream: every byte is the
     );
     t.is((await sw.vsctl('get', 'Interface', 'c', 'link_state')).trim(), 'up');
   } finally {
-    qmp?.close();
+    for (const qmp of controls) qmp.close();
     for (const guest of guests) await guest.stop();
     await sw?.close();
     removeScratchDir(dir);
   }
-});
+};
+
+unless(reason)('a guest moves while it is pinged and receives a stream: every byte is there', (t) => move(t, false));
+
+unless(reason ?? (postcopyAvailable() ? undefined : 'no userfaultfd'))(
+  'a guest moves ahead of its memory while it is pinged and receives a stream: every byte is there',
+  (t) => move(t, true),
+);

@@ -8,52 +8,30 @@
 import { checkEvent, close, eventfdSignal } from '#contract/os.ts';
 import { KIND, type VhostUserAttachment } from './attachment.ts';
 import type { Reply } from './connection.ts';
+import { type Answer, type DeviceHost, RefusedError } from './device-host.ts';
 import {
   boundMtu,
   hasIommu,
   headerBytes,
   isLogging,
   isPacked,
-  OFFERED_PROTOCOL,
   offeredFeatures,
+  offeredProtocol,
   offloadNames,
   rxOptions,
   txOptions,
 } from './features.ts';
 import { Iommu } from './iommu.ts';
-import { MemoryTable } from './memory-table.ts';
-import type { Settings } from './options.ts';
-import { placeRing, Ring, startPlace, wrongSize } from './ring.ts';
+import { MemoryMessages } from './memory-messages.ts';
+import { postcopyAvailable } from './postcopy.ts';
+import { type PartFinder, placeRing, Ring, startPlace, wrongSize } from './ring.ts';
 import { Services } from './services.ts';
 import { BROKEN_REASONS, type RingPlace, STATE_BROKEN, STATE_CURSOR, STATE_LOCK, STATE_WORDS } from './vring.ts';
 import { ENTRY_MASK } from './vring-packed.ts';
 import * as wire from './wire.ts';
 
-/** What a device needs of its surroundings. */
-export interface DeviceHost {
-  readonly portNo: number;
-  readonly mtu: number;
-  readonly settings: Settings;
-  /** Offers a vIOMMU. */
-  readonly iommu?: boolean;
-  /** Where the journal of rings in flight lies. */
-  readonly rundir: string;
-  /** Replaces the workers' attachment; resolves when all have it. */
-  attach(attachment: VhostUserAttachment | undefined): Promise<void>;
-}
+export { type DeviceHost, RefusedError };
 
-/** A message that cannot be obeyed. Where it asked for no answer, the connection has no sense any more. */
-export class RefusedError extends Error {
-  override name = 'RefusedError';
-}
-
-/** An answer's payload, and a descriptor that goes with it and is the receiver's. */
-interface AnswerWithFd {
-  readonly payload: Uint8Array;
-  readonly fd: number;
-}
-
-type Answer = Uint8Array | AnswerWithFd | undefined;
 type Handler = (device: VhostUserDevice, payload: Uint8Array, fds: number[]) => Promise<Answer>;
 
 const NO_CONFIG = new Uint8Array(0);
@@ -69,7 +47,8 @@ export class VhostUserDevice {
   #status = 0n;
   #guestMtu = 0;
   #mtu: number;
-  readonly #memory: MemoryTable;
+  readonly #offeredProtocol: bigint;
+  readonly #memory: MemoryMessages;
   readonly #services: Services;
   #iommu: Iommu | undefined;
   #attached: VhostUserAttachment | undefined;
@@ -83,17 +62,22 @@ export class VhostUserDevice {
     this.#offered = offeredFeatures(host.settings.offloads, host.settings.packed, host.iommu);
     this.#state = new SharedArrayBuffer(wire.MAX_VRINGS * STATE_WORDS * 4);
     this.#words = new Int32Array(this.#state);
-    this.#memory = new MemoryTable(host.portNo);
+    this.#offeredProtocol = offeredProtocol(postcopyAvailable());
+    this.#memory = new MemoryMessages(host.portNo, {
+      detach: () => this.#detach(),
+      apply: () => this.#apply(),
+      forget: async () => this.#iommu?.clear([...this.#rings.values()]),
+    });
     this.#services = new Services(host.portNo, host.rundir, host.settings.queuePairs, host.mtu, this.#words);
   }
 
   /** Why there is no memory though a table was sent; empty otherwise. */
   get memoryError(): string {
-    return this.#memory.error;
+    return this.#memory.table.error;
   }
 
   get hasMemory(): boolean {
-    return this.#memory.memory !== undefined;
+    return this.#memory.table.memory !== undefined;
   }
 
   get up(): boolean {
@@ -110,7 +94,8 @@ export class VhostUserDevice {
       offloads: offloadNames(this.#features),
     };
     if (this.#guestMtu > 0) facts['guest_mtu'] = String(this.#guestMtu);
-    Object.assign(facts, this.#memory.facts(), this.#services.facts(), this.#iommu?.facts());
+    Object.assign(facts, this.#memory.table.facts(), this.#memory.postcopy.facts());
+    Object.assign(facts, this.#services.facts(), this.#iommu?.facts());
     for (const ring of this.#attached?.rings ?? []) facts[`vring_${ring.index}_size`] = String(ring.size);
     return facts;
   }
@@ -127,6 +112,7 @@ export class VhostUserDevice {
   /** Housekeeping, now and then: an announcement that was made needs its queue no more. */
   async tidy(): Promise<void> {
     this.#iommu?.tidy();
+    this.#memory.postcopy.tidy(async () => this.#host.barrier?.());
     if (this.#services.announced()) await this.#apply();
   }
 
@@ -141,6 +127,7 @@ export class VhostUserDevice {
     const reply = (payload: Uint8Array, fd = -1): Reply => ({ bytes: wire.encodeReply(message.code, payload), fd });
     const acknowledge = (code: bigint) => reply(wire.encodeU64(code));
     const known = row && (!row.needs || wire.hasBit(this.#protocol, wire.PROTOCOL_FEATURES[row.needs]));
+    if (known && this.#memory.isConfirmation(message)) return this.#memory.confirmed(message.payload);
     if (!known) return needReply ? acknowledge(1n) : undefined;
     try {
       const wrong = wire.checkPayload(row, message.payload, fds.length);
@@ -152,12 +139,17 @@ export class VhostUserDevice {
       // A message with an answer of its own has no way to say no.
       if (needReply && !row.reply) return acknowledge(1n);
       // Without memory the port stays down and says why; the connection may still be of use.
-      if (message.code === wire.SET_MEM_TABLE) return undefined;
-      if (message.code === wire.ADD_MEM_REG && !this.hasMemory) return undefined;
+      const quiet = message.code === wire.SET_MEM_TABLE || (message.code === wire.ADD_MEM_REG && !this.hasMemory);
+      if (quiet && !this.#memory.postcopy.listening) return undefined;
       // An empty answer is the way to say that there is no such configuration.
       if (message.code === wire.GET_CONFIG) return reply(NO_CONFIG);
       throw error instanceof RefusedError ? error : new RefusedError(`${row.name}: ${(error as Error).message}`);
     }
+  }
+
+  /** The connection is gone: nobody waits for it any more. */
+  abandon(): void {
+    this.#memory.abandon();
   }
 
   /** The connection is gone: workers let go first, then everything is closed. */
@@ -181,10 +173,10 @@ export class VhostUserDevice {
     [wire.SET_OWNER, async () => undefined],
     [wire.RESET_OWNER, (d) => d.#reset()],
     [wire.RESET_DEVICE, (d) => d.#reset()],
-    [wire.SET_MEM_TABLE, (d, payload, fds) => d.#setMemory(payload, fds)],
+    [wire.SET_MEM_TABLE, (d, payload, fds) => d.#memory.set(payload, fds)],
     [wire.GET_MAX_MEM_SLOTS, async () => wire.encodeU64(BigInt(wire.MAX_REGIONS))],
-    [wire.ADD_MEM_REG, (d, payload, fds) => d.#change(d.#memory.add(wire.decodeRegion(payload), fds))],
-    [wire.REM_MEM_REG, (d, payload) => d.#removeRegion(payload)],
+    [wire.ADD_MEM_REG, (d, payload, fds) => d.#memory.add(payload, fds)],
+    [wire.REM_MEM_REG, (d, payload) => d.#memory.remove(payload)],
     [wire.SET_LOG_BASE, (d, payload, fds) => d.#change(d.#services.setLog(payload, fds), wire.encodeU64(0n))],
     // Nobody waits for single bits of the log: the front end looks when it wants to.
     [wire.SET_LOG_FD, async () => undefined],
@@ -193,6 +185,9 @@ export class VhostUserDevice {
     [wire.IOTLB_MSG, (d, payload) => d.#iotlb(payload)],
     [wire.GET_CONFIG, async (d, payload) => d.#services.getConfig(payload)],
     [wire.SET_CONFIG, async (d, payload) => d.#services.setConfig(payload) as undefined],
+    [wire.POSTCOPY_ADVISE, (d) => d.#memory.advise()],
+    [wire.POSTCOPY_LISTEN, (d) => d.#memory.listen()],
+    [wire.POSTCOPY_END, (d) => d.#memory.end()],
     [wire.GET_INFLIGHT_FD, async (d, payload) => d.#services.getInflight(payload)],
     [wire.SET_INFLIGHT_FD, (d, payload, fds) => d.#change(d.#services.setInflight(payload, fds))],
     [wire.SET_VRING_NUM, (d, payload) => d.#setSize(wire.VRING_STATE.decode(payload))],
@@ -202,7 +197,7 @@ export class VhostUserDevice {
     [wire.SET_VRING_KICK, (d, payload, fds) => d.#setFd('kickFd', wire.decodeU64(payload), fds)],
     [wire.SET_VRING_CALL, (d, payload, fds) => d.#setFd('callFd', wire.decodeU64(payload), fds)],
     [wire.SET_VRING_ERR, (d, payload, fds) => d.#setFd('errFd', wire.decodeU64(payload), fds)],
-    [wire.GET_PROTOCOL_FEATURES, async () => wire.encodeU64(OFFERED_PROTOCOL)],
+    [wire.GET_PROTOCOL_FEATURES, async (d) => wire.encodeU64(d.#offeredProtocol)],
     [wire.SET_PROTOCOL_FEATURES, (d, payload) => d.#setProtocol(wire.decodeU64(payload))],
     [wire.GET_QUEUE_NUM, async (d) => wire.encodeU64(BigInt(d.#host.settings.queuePairs))],
     [wire.SET_VRING_ENABLE, (d, payload) => d.#setEnable(wire.VRING_STATE.decode(payload))],
@@ -237,18 +232,13 @@ export class VhostUserDevice {
   async #iotlb(payload: Uint8Array): Promise<Uint8Array> {
     const iommu = this.#iommu;
     if (!iommu) throw new RefusedError('IOTLB_MSG without VIRTIO_F_ACCESS_PLATFORM');
-    const done = await iommu.obey(wire.decodeIotlb(payload), this.#memory.regions, [...this.#rings.values()]);
+    const done = await iommu.obey(wire.decodeIotlb(payload), this.#memory.table.regions, [...this.#rings.values()]);
     if (iommu.waiting) await this.#apply();
     return wire.encodeU64(done ? 0n : 1n);
   }
 
-  async #removeRegion(payload: Uint8Array): Promise<undefined> {
-    await this.#iommu?.clear([...this.#rings.values()]);
-    return this.#change(this.#memory.remove(wire.decodeRegion(payload)));
-  }
-
   async #setProtocol(features: bigint): Promise<undefined> {
-    const extra = features & ~OFFERED_PROTOCOL;
+    const extra = features & ~this.#offeredProtocol;
     if (extra !== 0n)
       throw new RefusedError(`SET_PROTOCOL_FEATURES accepts 0x${extra.toString(16)}, which was not offered`);
     this.#protocol = features;
@@ -278,15 +268,6 @@ export class VhostUserDevice {
 
   async #stopRings(): Promise<void> {
     for (const ring of this.#rings.values()) ring.started = false;
-    await this.#apply();
-  }
-
-  async #setMemory(payload: Uint8Array, fds: number[]): Promise<undefined> {
-    // Workers let go of the old table before it goes; rings start again on the new one.
-    const rows = wire.decodeMemoryTable(payload);
-    await this.#iommu?.clear([...this.#rings.values()]);
-    await this.#detach();
-    this.#memory.replace(rows, fds);
     await this.#apply();
   }
 
@@ -337,7 +318,7 @@ export class VhostUserDevice {
     const ring = this.#ring(addresses.index);
     ring.addresses = addresses;
     if (this.hasMemory && ring.size > 0 && !this.#iommu) {
-      const place = placeRing(ring, this.#memory, isPacked(this.#features));
+      const place = placeRing(ring, this.#memory.table, isPacked(this.#features));
       if (typeof place === 'string') throw new RefusedError(place);
     }
     await this.#apply();
@@ -407,6 +388,11 @@ export class VhostUserDevice {
     await this.#apply();
   }
 
+  #finder(): PartFinder | undefined {
+    const iommu = this.#iommu;
+    return iommu && ((part) => iommu.find(part));
+  }
+
   #sync(ring: Ring, place: RingPlace): void {
     if (ring.synced) return;
     ring.synced = true;
@@ -414,7 +400,7 @@ export class VhostUserDevice {
     this.#words[row + STATE_CURSOR] = startPlace(
       ring,
       place,
-      this.#memory,
+      this.#memory.table,
       isPacked(this.#features),
       this.#services.inflight,
     );
@@ -426,12 +412,12 @@ export class VhostUserDevice {
 
   #wanted(): VhostUserAttachment | undefined {
     this.ringError = '';
-    if (!this.hasMemory) return undefined;
+    if (!this.#memory.ready) return undefined;
     const rings: RingPlace[] = [];
     for (const ring of this.#rings.values()) {
       if (!ring.started || !ring.enabled || ring.size === 0) continue;
       const iommu = this.#iommu;
-      const now = placeRing(ring, this.#memory, isPacked(this.#features), iommu && ((part) => iommu.find(part)));
+      const now = placeRing(ring, this.#memory.table, isPacked(this.#features), this.#finder());
       const place = iommu?.place(ring, now) ?? now;
       if (typeof place === 'string') {
         this.ringError = place;
@@ -446,7 +432,7 @@ export class VhostUserDevice {
       kind: KIND,
       portNo: this.#host.portNo,
       rxQueues: rings.filter(({ index }) => index % 2 === 1).map(({ index }) => index >> 1),
-      generation: this.#memory.generation,
+      generation: this.#memory.table.generation,
       regions: this.#memory.regions,
       rings,
       packed: isPacked(this.#features),
@@ -460,6 +446,7 @@ export class VhostUserDevice {
   }
 
   async #apply(): Promise<void> {
+    await this.#memory.bring(this.#rings.values(), isPacked(this.#features), this.#finder());
     const next = this.#wanted();
     const key = next ? JSON.stringify(next) : '';
     if (key !== this.#attachedKey) {

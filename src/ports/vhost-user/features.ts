@@ -46,6 +46,10 @@ export const OFFERED_PROTOCOL: bigint = bits(PROTOCOL_FEATURES, [
   'STATUS',
 ]);
 
+/** @param pagefault this process may have its page faults served by the front end (post-copy migration). */
+export const offeredProtocol = (pagefault: boolean): bigint =>
+  pagefault ? OFFERED_PROTOCOL | bits(PROTOCOL_FEATURES, ['PAGEFAULT']) : OFFERED_PROTOCOL;
+
 const has = (features: bigint, name: VirtioFeature): boolean => hasBit(features, VIRTIO_FEATURES[name]);
 
 /** The front end wants every write to guest memory logged. */

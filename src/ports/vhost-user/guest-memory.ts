@@ -6,7 +6,7 @@
  * that a sum of two of them is exact. A worker's translation table is one flat Float64Array of (start, end, delta) per
  * region: a range [a, a + n) lies in a region when start <= a and a + n <= end, and its address here is a + delta.
  */
-import { address, release } from '#contract/os.ts';
+import { address, alias, release } from '#contract/os.ts';
 import { type FilePart, mapFiles } from '../memory.ts';
 import type { MemoryRegion } from './wire.ts';
 
@@ -16,6 +16,8 @@ const LIMIT = 2 ** 52;
 export interface Region extends FilePart {
   readonly guestAddress: number;
   readonly userAddress: number;
+  /** Where this process has it mapped already, for all threads alike; else each maps it for itself. */
+  readonly mapped?: number;
 }
 
 export const TABLE_START = 0;
@@ -84,7 +86,8 @@ const same = (a: Region, b: Region): boolean =>
   a.guestAddress === b.guestAddress &&
   a.userAddress === b.userAddress &&
   a.size === b.size &&
-  a.mmapOffset === b.mmapOffset;
+  a.mmapOffset === b.mmapOffset &&
+  a.mapped === b.mapped;
 
 /**
  * Where a worker finds the bytes that a guest's addresses name: rows of `table`, each of which lies in one buffer. Rows may
@@ -131,7 +134,11 @@ export class GuestMemory implements AddressSpace {
    * @throws OsError when a region cannot be mapped; `previous` is what it was then.
    */
   constructor(regions: readonly Region[], owner: number, previous?: GuestMemory) {
-    const kept = regions.map((r) => previous?.buffers[previous.regions.findIndex((old) => same(old, r))]);
+    const kept = regions.map((r) =>
+      r.mapped === undefined
+        ? previous?.buffers[previous.regions.findIndex((old) => same(old, r))]
+        : alias(r.mapped, r.size),
+    );
     const fresh = mapFiles(
       regions.filter((_, i) => kept[i] === undefined),
       owner,
@@ -141,7 +148,7 @@ export class GuestMemory implements AddressSpace {
     this.regions = regions;
     this.count = regions.length;
     this.buffers = buffers;
-    this.#own = new Set(buffers);
+    this.#own = new Set(buffers.filter((_, i) => regions[i]!.mapped === undefined));
     this.u32 = buffers.map((buffer) => new Uint32Array(buffer, 0, Math.floor(buffer.byteLength / 4)));
     this.base = Float64Array.from(buffers, address);
     this.most = regions.length;

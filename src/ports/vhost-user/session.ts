@@ -145,6 +145,7 @@ export class VhostUserSession implements PortSession {
       iommu: this.#settings.iommu ?? this.#defaults.iommu?.() ?? false,
       rundir: this.#rundir,
       attach: (attachment) => this.#host.attach(this.portNo, attachment),
+      barrier: async () => this.#host.barrier?.(),
     };
     const device = new VhostUserDevice(host);
     this.#device = device;
@@ -161,6 +162,7 @@ export class VhostUserSession implements PortSession {
       },
       (reason) => {
         this.#connection = undefined;
+        device.abandon();
         if (reason) {
           this.#faulted = true;
           this.#error = reason;

@@ -229,7 +229,7 @@ export interface MessageRow {
   /** Descriptors that may come along, at most. */
   readonly fds: number;
   /** Payload of the answer that the message always has; without one it is answered only on NEED_REPLY. */
-  readonly reply?: 'u64' | 'vringState' | 'inflight' | 'config';
+  readonly reply?: 'u64' | 'vringState' | 'inflight' | 'config' | 'fd';
   /** Protocol feature without which the message is unknown. */
   readonly needs?: ProtocolFeature;
 }
@@ -300,6 +300,9 @@ export const MESSAGES: ReadonlyMap<number, MessageRow> = new Map<number, Message
   [IOTLB_MSG, { name: 'IOTLB_MSG', payload: 'iotlb', fds: 0, reply: 'u64' }],
   [GET_CONFIG, { name: 'GET_CONFIG', payload: 'config', fds: 0, reply: 'config', needs: 'CONFIG' }],
   [SET_CONFIG, { name: 'SET_CONFIG', payload: 'config', fds: 0, needs: 'CONFIG' }],
+  [POSTCOPY_ADVISE, { name: 'POSTCOPY_ADVISE', payload: 'none', fds: 0, reply: 'fd', needs: 'PAGEFAULT' }],
+  [POSTCOPY_LISTEN, { name: 'POSTCOPY_LISTEN', payload: 'none', fds: 0, needs: 'PAGEFAULT' }],
+  [POSTCOPY_END, { name: 'POSTCOPY_END', payload: 'none', fds: 0, reply: 'u64', needs: 'PAGEFAULT' }],
   [
     GET_INFLIGHT_FD,
     { name: 'GET_INFLIGHT_FD', payload: 'inflight', fds: 0, reply: 'inflight', needs: 'INFLIGHT_SHMFD' },
