@@ -17,11 +17,13 @@ import { ladder } from './system/ladder.ts';
 import { memif } from './system/memif.ts';
 import { missLatency } from './system/miss-latency.ts';
 import { rates } from './system/rates.ts';
+import { rings } from './system/rings.ts';
 import { soakBench } from './system/soak.ts';
 import { upcalls } from './system/upcalls.ts';
 
 const SYSTEM: Bench[] = [
   rates,
+  rings,
   flowMods,
   upcalls,
   missLatency,
@@ -94,7 +96,7 @@ async function main(): Promise<number> {
     .option('--seconds <s>', 'length of one measurement', positive, 3)
     .option('--warmup <s>', 'traffic before a measurement', positive, 2)
     .option('--cycles <n>', 'guests that come and go in the bench soak, at least', positive)
-    .option('--rows <names>', 'rows of the benches rates and kernel, comma-separated', list, [])
+    .option('--rows <names>', 'rows of the benches rates, rings and kernel, comma-separated', list, [])
     .option('--switches <names>', 'of ovs, ringway', list, [])
     .option('--json', 'print the figures as JSON and nothing else to standard output', false)
     .addHelpText(

@@ -12,11 +12,19 @@
 import type { PmdStats } from '../../test/support/pmd-stats.ts';
 import { sleep } from '../../test/support/process.ts';
 import type { Testpmd } from '../../test/support/testpmd.ts';
-import { type Bench, type BenchOptions, type BenchResult, figure, formatTable, median } from '../bench.ts';
+import {
+  type Bench,
+  type BenchOptions,
+  type BenchReport,
+  type BenchResult,
+  figure,
+  formatTable,
+  median,
+} from '../bench.ts';
 import type { SwitchUnderTest } from './peer.ts';
 import { type Guests, switchesFor, withGuests } from './switches.ts';
 
-interface Row {
+export interface Row {
   name: string;
   about: string;
   flows: string[];
@@ -29,7 +37,7 @@ interface Row {
   extra?: boolean;
 }
 
-const CROSS = ['in_port=1,actions=output:2', 'in_port=2,actions=output:1'];
+export const CROSS = ['in_port=1,actions=output:2', 'in_port=2,actions=output:1'];
 const L3L4 = [1, 2].map((port) => `in_port=${port},udp,nw_dst=10.0.0.0/8,tp_dst=1001,actions=output:${3 - port}`);
 // Reading nw_dst into a register makes the megaflow exact in it: one per address.
 const EXACT = [1, 2].map(
@@ -66,24 +74,6 @@ export const ROWS: Row[] = [
     guests: { packetLength: 1500 },
     bursts: 8,
     target: 1.25,
-  },
-  {
-    name: '64-in_port-packed',
-    about: '64 B, in_port flows, packed rings',
-    flows: CROSS,
-    guests: { packedVq: true },
-    bursts: 8,
-    target: 1,
-    extra: true,
-  },
-  {
-    name: '1500-in_port-packed',
-    about: '1500 B, in_port flows, packed rings',
-    flows: CROSS,
-    guests: { packedVq: true, packetLength: 1500 },
-    bursts: 8,
-    target: 1,
-    extra: true,
   },
   {
     name: '64-megaflows-10k',
@@ -136,16 +126,17 @@ export function hitShares(stats: PmdStats): string {
     .join(', ');
 }
 
-function pickRows(options: BenchOptions): Row[] {
-  const unknown = options.rows.filter((name) => !ROWS.some((row) => row.name === name));
+function pickRows(all: readonly Row[], options: BenchOptions): Row[] {
+  const unknown = options.rows.filter((name) => !all.some((row) => row.name === name));
   if (unknown.length > 0)
-    throw new Error(`no row ${unknown.join(', ')}; rows: ${ROWS.map((row) => row.name).join(', ')}`);
-  return ROWS.filter((row) => (options.rows.length > 0 ? options.rows.includes(row.name) : !row.extra));
+    throw new Error(`no row ${unknown.join(', ')}; rows: ${all.map((row) => row.name).join(', ')}`);
+  return all.filter((row) => (options.rows.length > 0 ? options.rows.includes(row.name) : !row.extra));
 }
 
-async function runRates(options: BenchOptions) {
+/** Measures rows, switches in turns. */
+export async function runRows(all: readonly Row[], options: BenchOptions): Promise<BenchReport> {
   const subjects = switchesFor(options);
-  const rows = pickRows(options);
+  const rows = pickRows(all, options);
   const results: BenchResult[] = [];
   const table: string[][] = [
     [
@@ -213,5 +204,5 @@ async function runRates(options: BenchOptions) {
 export const rates: Bench = {
   name: 'rates',
   about: `packet rates and PMD cycles per packet, switches in turns (rows: ${ROWS.map((row) => row.name).join(', ')})`,
-  run: runRates,
+  run: (options) => runRows(ROWS, options),
 };
