@@ -114,3 +114,20 @@ const load = (): Native => {
 };
 
 export const native: Native = load();
+
+/**
+ * Page faults that another process serves (userfaultfd(2)). All but `open` take an address in a `map` and mean the whole map;
+ * results are 0 or -errno, a wrong address throws.
+ */
+export const userfault = {
+  /** A descriptor, non-blocking, API agreed on; or -errno (-EPERM, -ENOSYS, -EOPNOTSUPP): not for this process. */
+  open: native.userfaultOpen,
+  /** All pages that are missing in the file are asked for from now on. */
+  register: native.userfaultRegister,
+  /** None is any more; who waits for one looks again. */
+  unregister: native.userfaultUnregister,
+  /** The map becomes private zeros, and who waits goes on. */
+  abandon: native.userfaultAbandon,
+  /** Resolves when all pages of a range have been read, by a thread of its own. */
+  touch: native.userfaultTouch,
+} as const;

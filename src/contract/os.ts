@@ -321,18 +321,8 @@ export const promiscuous = (ifindex: number): number => checked('promiscuous mod
 export const alias = (at: number, length: number): ArrayBuffer =>
   checkedBuffer('alias', native.alias(at, length), `${at} length ${length}`);
 
-/**
- * Page faults that another process serves (userfaultfd(2)); the others take an address in a `map`, and results are 0 or -errno.
- * `open`: a descriptor, or -errno. `register`: all missing pages are asked for. `unregister`: none is any more. `abandon`: the
- * map becomes private zeros, and who waits goes on. `touch`: resolves when all pages have been read, by a thread of its own.
- */
-export const userfault = {
-  open: native.userfaultOpen,
-  register: native.userfaultRegister,
-  unregister: native.userfaultUnregister,
-  abandon: native.userfaultAbandon,
-  touch: native.userfaultTouch,
-} as const;
+/** Page faults that another process serves (userfaultfd(2)); native/index.ts says what each does. */
+export { userfault } from '#native';
 
 // Kernel interfaces
 

@@ -20,9 +20,10 @@ maybe('a guest behind a vIOMMU pings and streams both ways over split and packed
   let sw: SwitchProcess | undefined;
   try {
     sw = await SwitchProcess.start('--default');
-    const card = async (name: string, mac: string, iommu: string, device?: string): Promise<Card> => {
+    await sw.vsctl('set', 'Open_vSwitch', '.', 'other_config:vhost-iommu-support=true');
+    const card = async (name: string, mac: string, iommu?: string, device?: string): Promise<Card> => {
       const socket = sw!.socket(name);
-      const options = ['type=vhost-user', `options:path=${socket}`, `options:iommu=${iommu}`];
+      const options = ['type=vhost-user', `options:path=${socket}`, ...(iommu ? [`options:iommu=${iommu}`] : [])];
       await sw!.vsctl('add-port', 'br0', name, '--', 'set', 'Interface', name, ...options);
       return { mac, socket, role: 'client', ...(device && { device }) };
     };

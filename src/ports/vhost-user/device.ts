@@ -410,7 +410,8 @@ export class VhostUserDevice {
     if (ring.callFd >= 0) eventfdSignal(ring.callFd);
   }
 
-  #wanted(): VhostUserAttachment | undefined {
+  /** @param keep rings that wait for a translation stay where they are, paused. */
+  #wanted(keep: boolean): VhostUserAttachment | undefined {
     this.ringError = '';
     if (!this.#memory.ready) return undefined;
     const rings: RingPlace[] = [];
@@ -418,7 +419,7 @@ export class VhostUserDevice {
       if (!ring.started || !ring.enabled || ring.size === 0) continue;
       const iommu = this.#iommu;
       const now = placeRing(ring, this.#memory.table, isPacked(this.#features), this.#finder());
-      const place = iommu?.place(ring, now) ?? now;
+      const place = iommu?.place(ring, now, keep) ?? now;
       if (typeof place === 'string') {
         this.ringError = place;
         continue;
@@ -447,8 +448,11 @@ export class VhostUserDevice {
 
   async #apply(): Promise<void> {
     await this.#memory.bring(this.#rings.values(), isPacked(this.#features), this.#finder());
-    const next = this.#wanted();
-    const key = next ? JSON.stringify(next) : '';
+    const keyOf = (a: VhostUserAttachment | undefined): string => (a ? JSON.stringify(a) : '');
+    let next = this.#wanted(true);
+    // Queues write to their rings when they are made: not to one without a translation.
+    if (this.#iommu?.waiting && keyOf(next) !== this.#attachedKey) next = this.#wanted(false);
+    const key = keyOf(next);
     if (key !== this.#attachedKey) {
       this.#attached = next;
       this.#attachedKey = key;

@@ -138,10 +138,10 @@ export class Iommu {
   }
 
   /**
-   * Takes note of where a ring lies, or of why it is nowhere. @returns where to have it: a ring whose translation has gone
-   * stays with the workers, paused, as long as its addresses are the same.
+   * Takes note of where a ring lies, or of why it is nowhere. @returns where to have it: with `keep` a ring whose translation
+   * has gone stays with the workers, paused, as long as its addresses are the same.
    */
-  place(ring: Ring, place: RingPlace | string): RingPlace | string {
+  place(ring: Ring, place: RingPlace | string, keep: boolean): RingPlace | string {
     const part = JSON.stringify([ring.size, ring.addresses], (_, v) => (typeof v === 'bigint' ? String(v) : v));
     if (typeof place !== 'string') {
       this.#places.set(ring, { part, place });
@@ -150,7 +150,7 @@ export class Iommu {
     }
     this.#waiting.add(ring);
     const kept = this.#places.get(ring);
-    if (kept?.part !== part) {
+    if (!keep || kept?.part !== part) {
       this.#places.delete(ring);
       return place;
     }
