@@ -168,6 +168,11 @@ export class Child {
     return this.#output.slice(Math.max(0, mark - this.#dropped));
   }
 
+  /** Of a child whose errors are kept apart: the last of them. */
+  get errors(): string {
+    return this.#errors;
+  }
+
   tail(): string {
     const head = `--- last output of ${this.name} (pid ${this.pid}${this.#exit ? `, ${this.#exit}` : ''}) ---\n`;
     const errors = this.#errors ? `\n--- its errors ---\n${tailOf(this.#errors)}` : '';

@@ -1,6 +1,6 @@
 import test from 'ava';
 import { parsePmdStats, sumPmdStats } from './pmd-stats.ts';
-import { parseForwardTotals, parseLinks, parsePortStats } from './testpmd-output.ts';
+import { parseForwardTotals, parseLinks, parsePortStats, parseQueueStats, parseVirtioPaths } from './testpmd-output.ts';
 
 const PORT_STATS = `
   ######################## NIC statistics for port 0  ########################
@@ -124,4 +124,40 @@ test('PMD statistics leave the main thread out of the sum', (t) => {
   t.is(sum.idleCycles, 4000);
   t.is(sum.busyCycles, 36000);
   t.is(sum.cyclesPerPacket, 360);
+});
+
+test('counters of queues and the code that the driver runs are read by port', (t) => {
+  const text = `###### NIC extended statistics for port 0 
+rx_good_packets: 7
+rx_q0_packets: 7
+rx_q0_good_packets: 7
+rx_q0_good_bytes: 448
+tx_q0_good_packets: 1
+tx_q0_good_bytes: 64
+tx_q1_good_packets: 2
+tx_q1_good_bytes: 128
+###### NIC extended statistics for port 1 
+rx_q0_good_packets: 3
+`;
+  t.deepEqual(parseQueueStats(text), [
+    {
+      port: 0,
+      rx: [{ packets: 7, bytes: 448 }],
+      tx: [
+        { packets: 1, bytes: 64 },
+        { packets: 2, bytes: 128 },
+      ],
+    },
+    { port: 1, rx: [{ packets: 3, bytes: 0 }], tx: [] },
+  ]);
+  const log = `set_rxtx_funcs(): virtio: using packed ring vectorized Tx path on port 1
+set_rxtx_funcs(): virtio: using packed ring mergeable buffer Rx path on port 1
+set_rxtx_funcs(): virtio: using inorder Rx path on port 12`;
+  t.deepEqual(
+    parseVirtioPaths(log),
+    new Map([
+      [1, { rx: 'packed ring mergeable buffer', tx: 'packed ring vectorized' }],
+      [12, { rx: 'inorder', tx: '' }],
+    ]),
+  );
 });

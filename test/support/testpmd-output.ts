@@ -65,3 +65,41 @@ export function parseLinks(text: string): ('up' | 'down')[] {
     (row) => row[1] as 'up' | 'down',
   );
 }
+
+/** Packets and bytes of one queue in one direction. */
+export interface QueueCount {
+  packets: number;
+  bytes: number;
+}
+
+export interface QueueStats {
+  port: number;
+  /** By queue number. */
+  rx: QueueCount[];
+  tx: QueueCount[];
+}
+
+/** Reads the rows of `show port xstats all` that are about queues of virtio devices, such as `rx_q0_good_packets`. */
+export function parseQueueStats(text: string): QueueStats[] {
+  const blocks = text.split(/#+ NIC extended statistics for port /).slice(1);
+  return blocks.map((block) => {
+    const stats: QueueStats = { port: Number.parseInt(block, 10), rx: [], tx: [] };
+    for (const [, direction, queue, what, value] of block.matchAll(/^([rt]x)_q(\d+)_good_(packets|bytes): (\d+)/gm)) {
+      const list = stats[direction as 'rx' | 'tx'];
+      const count = (list[Number(queue)] ??= { packets: 0, bytes: 0 });
+      count[what as keyof QueueCount] = Number(value);
+    }
+    return stats;
+  });
+}
+
+/** Which receive and transmit code of DPDK's virtio driver each port runs, as it logs at level `info`. */
+export function parseVirtioPaths(text: string): Map<number, { rx: string; tx: string }> {
+  const paths = new Map<number, { rx: string; tx: string }>();
+  for (const [, name, direction, port] of text.matchAll(/virtio: using (.+?) ([RT])x path on port (\d+)/g)) {
+    const path = paths.get(Number(port)) ?? { rx: '', tx: '' };
+    path[direction === 'R' ? 'rx' : 'tx'] = name!;
+    paths.set(Number(port), path);
+  }
+  return paths;
+}

@@ -15,6 +15,8 @@ import {
   parseForwardTotals,
   parseLinks,
   parsePortStats,
+  parseQueueStats,
+  type QueueStats,
 } from './testpmd-output.ts';
 
 export interface VirtioUser {
@@ -77,6 +79,10 @@ export interface TestpmdOptions {
   mbufs?: number;
   /** Take hugepages (they must be reserved already) instead of plain memory. */
   hugepages?: boolean;
+  /** Bits of vector registers that drivers may use; DPDK's own choice is 256. */
+  simdBits?: number;
+  /** Such as `pmd.net.virtio.init:info`; what is logged can be read in {@link Testpmd.log}. */
+  logLevel?: string;
   startTimeoutMs?: number;
 }
 
@@ -129,6 +135,8 @@ export function testpmdArguments(options: TestpmdOptions, id: string): string[] 
     '--no-pci',
     '--no-telemetry',
     ...memory,
+    ...(options.simdBits ? [`--force-max-simd-bitwidth=${options.simdBits}`] : []),
+    ...(options.logLevel ? [`--log-level=${options.logLevel}`] : []),
     '-m',
     String(options.memory ?? 256),
     ...options.devices.flatMap((device, index) => ['--vdev', deviceArgument(device, index, queues)]),
@@ -170,6 +178,20 @@ export class Testpmd {
       throw error;
     }
     return testpmd;
+  }
+
+  /** What DPDK logged, the last of it. */
+  get log(): string {
+    return this.child.errors + this.child.outputSince(0);
+  }
+
+  /** Counters of each queue of every port since start or {@link clearQueueStats}. */
+  async queueStats(): Promise<QueueStats[]> {
+    return parseQueueStats(await this.command('show port xstats all'));
+  }
+
+  async clearQueueStats(): Promise<void> {
+    await this.command('clear port xstats all');
   }
 
   /** Types one command and gives what it printed. */

@@ -11,7 +11,7 @@ import { accept, close, OsError, unixConnect, unixListen, unlinkIfSocket, Watche
 import type { SocketOwner } from '../options.ts';
 
 const FIRST_RETRY_MS = 50;
-const LAST_RETRY_MS = 1000;
+const LAST_RETRY_MS = 250;
 
 export interface SocketSettings {
   /** `server`: the switch listens; `client`: the switch connects, again and again. */
