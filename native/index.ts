@@ -28,6 +28,7 @@ export interface Native {
   lockFile(path: string): Result;
 
   map(fd: number, offset: number, length: number, write: boolean, owner: number): ArrayBuffer | Result;
+  mapPieces(rows: Float64Array, owner: number): ArrayBuffer | Result;
   mapAnonymous(length: number): ArrayBuffer | Result;
   address(buffer: ArrayBuffer): number;
   release(buffer: ArrayBuffer): Result;

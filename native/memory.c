@@ -77,6 +77,42 @@ static napi_value map_fd(napi_env env, napi_callback_info info) {
   return wrap_map(env, base, mapped, skip, (size_t)length, page, (int32_t)owner);
 }
 
+// mapPieces(rows, owner): rows of fd, offset, length in whole pages, shared and writable, become one map. Or -errno.
+static napi_value map_pieces(napi_env env, napi_callback_info info) {
+  napi_value argv[2];
+  double *rows;
+  size_t count;
+  int64_t owner;
+  if (!get_args(env, info, 2, argv) || !get_doubles(env, argv[0], "rows", &rows, &count) ||
+      !get_int(env, argv[1], "owner", 0, INT32_MAX, &owner))
+    return NULL;
+  size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  size_t total = 0;
+  for (size_t i = 0; i + 2 < count; i += 3) {
+    double offset = rows[i + 1], length = rows[i + 2];
+    if (!(rows[i] >= 0 && rows[i] <= INT32_MAX && offset >= 0 && offset < 0x1p52 && length >= 1 && length < 0x1p32) ||
+        (uint64_t)offset % page || (uint64_t)length % page)
+      return throw_range(env, "rows", "must be descriptors and whole pages");
+    total += (size_t)length;
+  }
+  if (count == 0 || count % 3 || total > (size_t)1 << 32) return throw_range(env, "rows", "must be triples");
+  char *base = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base == MAP_FAILED) return make_int(env, -errno);
+  size_t at = 0;
+  for (size_t i = 0; i < count; i += 3) {
+    size_t length = (size_t)rows[i + 2];
+    int flags = MAP_SHARED | MAP_NORESERVE | MAP_FIXED;
+    if (mmap(base + at, length, PROT_READ | PROT_WRITE, flags, (int)rows[i], (off_t)rows[i + 1]) == MAP_FAILED) {
+      int error = errno;
+      munmap(base, total);
+      return make_int(env, -error);
+    }
+    at += length;
+  }
+  madvise(base, total, MADV_DONTDUMP);
+  return wrap_map(env, base, total, 0, total, page, (int32_t)owner);
+}
+
 static void *reserve(size_t length, size_t align) {
   size_t page = (size_t)sysconf(_SC_PAGESIZE);
   size_t extra = align > page ? align : 0;
@@ -184,6 +220,7 @@ static napi_value truncate_fd(napi_env env, napi_callback_info info) {
 
 const napi_property_descriptor memory_exports[] = {
     METHOD("map", map_fd),
+    METHOD("mapPieces", map_pieces),
     METHOD("mapAnonymous", map_anonymous),
     METHOD("address", address_of),
     METHOD("release", release_map),

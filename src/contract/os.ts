@@ -173,6 +173,10 @@ export const map = (
   return checkedBuffer('mmap', buffer, `fd ${fd} offset ${offset} length ${length}`);
 };
 
+/** `map` with `write` of several files in a row, as one buffer: triples of fd, offset, length, all in whole pages. */
+export const mapPieces = (rows: Float64Array, owner: number): ArrayBuffer =>
+  checkedBuffer('mmap', native.mapPieces(rows, owner), `${rows.length / 3} pieces`);
+
 /** Private zero pages at a stable address, page-aligned, taken from the system when touched. */
 export const mapAnonymous = (length: number): ArrayBuffer =>
   checkedBuffer('mmap', native.mapAnonymous(length), `anonymous length ${length}`);

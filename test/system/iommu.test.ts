@@ -10,6 +10,8 @@ import { SwitchProcess } from '../support/switch.ts';
 
 const reason = qemuUnavailable();
 const maybe = reason ? (title: string, _body: unknown) => test.skip(`${title} (${reason})`, () => {}) : test;
+/** So long that their pages lie scattered in the guest's memory. */
+const LONG = 'rx_queue_size=1024,tx_queue_size=1024';
 const BLOCK = 65_536;
 const BLOCKS = 4;
 
@@ -29,7 +31,10 @@ maybe('a guest behind a vIOMMU pings and streams both ways over split and packed
     };
     const archive = writeInitramfs(dir);
     const forA = [await card('a', '52:54:00:00:0a:01', 'off'), await card('b', '52:54:00:00:0a:02', 'off')];
-    const forB = [await card('c', '52:54:00:00:0b:01', 'on'), await card('d', '52:54:00:00:0b:02', 'on', 'packed=on')];
+    const forB = [
+      await card('c', '52:54:00:00:0b:01', 'on', LONG),
+      await card('d', '52:54:00:00:0b:02', 'on', `packed=on,${LONG}`),
+    ];
     const booting = [
       QemuGuest.start('guest a', archive, forA),
       QemuGuest.start('guest b', archive, forB, [], { vIommu: 'iommu=nopt iommu.strict=1' }),

@@ -13,6 +13,7 @@ import { type AddressSpace, GuestMemory, type Region } from './guest-memory.ts';
 import type { IommuParts } from './iommu.ts';
 import { IommuView } from './iommu-view.ts';
 import type { RxOptions, TxOptions } from './queue-options.ts';
+import { RingWindows } from './ring-windows.ts';
 import { VhostRxQueue } from './rx.ts';
 import { PackedRxQueue } from './rx-packed.ts';
 import type { ServiceParts } from './services.ts';
@@ -53,6 +54,7 @@ class VhostWorkerPort implements WorkerPort {
   readonly #tx: VhostTxQueue | PackedTxQueue | undefined;
   readonly #extras: Extras;
   readonly #iommu: IommuView | undefined;
+  readonly #windows: RingWindows;
 
   constructor(attachment: VhostUserAttachment, context: WorkerContext, memory: GuestMemory) {
     const { portNo, rings, state, rx, tx } = attachment;
@@ -66,20 +68,22 @@ class VhostWorkerPort implements WorkerPort {
     const shared = sending.length < workers;
     const extras = new Extras(attachment, context, memory);
     this.#extras = extras;
-    const iommu = attachment.iommu && new IommuView(attachment, context, memory);
+    const windows = new RingWindows(memory.buffers, portNo);
+    this.#windows = windows;
+    const iommu = attachment.iommu && new IommuView(attachment, context, memory, windows);
     this.#iommu = iommu;
     // Frames of the guest are read, buffers for it written; indirect tables are read in either case.
     const readable: AddressSpace = iommu?.readable ?? memory;
     const writable: AddressSpace = iommu?.writable ?? memory;
     let inner: RxQueue[];
     if (attachment.packed) {
-      const vring = (ring: RingPlace) => new PackedVring(ring, memory.buffers, state);
+      const vring = (ring: RingPlace) => new PackedVring(windows.resolve(ring), windows.buffers, state);
       const walker = new PackedChainWalker(readable);
       const filling = iommu ? new PackedChainWalker(writable, readable) : walker;
       inner = receiving.map((r) => new PackedRxQueue(portNo, r.index >> 1, vring(r), walker, counters, rx));
       this.#tx = place && new PackedTxQueue(portNo, place.index >> 1, shared, vring(place), filling, counters, tx);
     } else {
-      const vring = (ring: RingPlace) => new Vring(ring, memory.buffers, state);
+      const vring = (ring: RingPlace) => new Vring(windows.resolve(ring), windows.buffers, state);
       const walker = new ChainWalker(readable);
       const filling = iommu ? new ChainWalker(writable, readable) : walker;
       inner = receiving.map((r) => new VhostRxQueue(portNo, r.index >> 1, vring(r), walker, counters, rx));
@@ -98,6 +102,7 @@ class VhostWorkerPort implements WorkerPort {
     this.#iommu?.close();
     this.#extras.close();
     this.#tx?.close();
+    this.#windows.close();
     return this.memory;
   }
 

@@ -25,6 +25,7 @@ import { Iommu } from './iommu.ts';
 import { MemoryMessages } from './memory-messages.ts';
 import { postcopyAvailable } from './postcopy.ts';
 import { type PartFinder, placeRing, Ring, startPlace, wrongSize } from './ring.ts';
+import { RingWindows } from './ring-windows.ts';
 import { Services } from './services.ts';
 import { BROKEN_REASONS, type RingPlace, STATE_BROKEN, STATE_CURSOR, STATE_LOCK, STATE_WORDS } from './vring.ts';
 import { ENTRY_MASK } from './vring-packed.ts';
@@ -390,20 +391,21 @@ export class VhostUserDevice {
 
   #finder(): PartFinder | undefined {
     const iommu = this.#iommu;
-    return iommu && ((part) => iommu.find(part));
+    return iommu && ((part) => iommu.find(part, this.#memory.table.regions));
   }
 
   #sync(ring: Ring, place: RingPlace): void {
     if (ring.synced) return;
     ring.synced = true;
     const row = ring.index * STATE_WORDS;
-    this.#words[row + STATE_CURSOR] = startPlace(
-      ring,
-      place,
-      this.#memory.table,
-      isPacked(this.#features),
-      this.#services.inflight,
-    );
+    const packed = isPacked(this.#features);
+    const windows = new RingWindows(this.#memory.table.memory!.buffers, this.#host.portNo);
+    try {
+      const here = windows.resolve(place);
+      this.#words[row + STATE_CURSOR] = startPlace(ring, here, windows.buffers, packed, this.#services.inflight);
+    } finally {
+      windows.close();
+    }
     this.#words[row + STATE_BROKEN] = 0;
     this.#words[row + STATE_LOCK] = 0;
     // A back end that died may have shown used buffers and not told of them.
@@ -424,8 +426,14 @@ export class VhostUserDevice {
         this.ringError = place;
         continue;
       }
-      this.#sync(ring, place);
-      rings.push(place);
+      try {
+        this.#sync(ring, place);
+        rings.push(place);
+      } catch (error) {
+        // Its pages cannot be mapped one by one: they are parts of huge ones.
+        ring.synced = false;
+        this.ringError = `ring ${ring.index}: ${(error as Error).message}`;
+      }
     }
     if (rings.length === 0) return undefined;
     rings.sort((a, b) => a.index - b.index);

@@ -18,7 +18,13 @@ const END = TABLE_END;
 const DELTA = TABLE_DELTA;
 const STRIDE = TABLE_STRIDE;
 
-export class DirtyLog implements CopyLog {
+/** Who is told of writes to guest memory. */
+export interface PageLog {
+  /** Marks the pages of [at, at + bytes). */
+  mark(at: number, bytes: number): void;
+}
+
+export class DirtyLog implements CopyLog, PageLog {
   readonly #bits: Uint8Array;
   readonly #table: Float64Array;
   readonly #regions: number;

@@ -6,10 +6,11 @@ import { map, release } from '#contract/os.ts';
 import type { RxQueue, TxQueue, WorkerContext } from '#ports/port.ts';
 import { AnnouncingRx } from './announce.ts';
 import type { VhostUserAttachment } from './attachment.ts';
-import { DirtyLog } from './dirty-log.ts';
+import { DirtyLog, type PageLog } from './dirty-log.ts';
 import type { GuestMemory } from './guest-memory.ts';
 import { type JournalRing, MAX_SECTIONS, SECTION_WORDS, WorkerJournal } from './journal.ts';
 import { type LoggedRing, LoggedRx, LoggedTx } from './logged.ts';
+import { PiecewiseLog } from './ring-windows.ts';
 import { type RingPlace, STATE_WORDS } from './vring.ts';
 
 /** A queue that knows where its ring will stand; packed ones do not. */
@@ -39,7 +40,8 @@ export class Extras {
 
   rx(queue: RxQueue, place: RingPlace): RxQueue {
     this.#track(queue, place);
-    const logged = this.#log && place.log ? new LoggedRx(queue, this.#log, this.#loggedRing(place)) : queue;
+    const log = this.#ringLog(place);
+    const logged = log ? new LoggedRx(queue, log, this.#loggedRing(place)) : queue;
     const { announce } = this.#attachment;
     if (!announce || place.index !== 1) return logged;
     return new AnnouncingRx(logged, announce, this.#state(place), this.#context.counters);
@@ -47,7 +49,8 @@ export class Extras {
 
   tx(queue: TxQueue, place: RingPlace): TxQueue {
     if (!queue.shared) this.#track(queue, place);
-    return this.#log && place.log ? new LoggedTx(queue, this.#log, this.#loggedRing(place)) : queue;
+    const log = this.#ringLog(place);
+    return log ? new LoggedTx(queue, log, this.#loggedRing(place)) : queue;
   }
 
   /** The queues are not used any more. */
@@ -57,6 +60,12 @@ export class Extras {
     if (this.#logBuffer) release(this.#logBuffer);
     for (const ring of this.#tracked.splice(0)) this.#journal!.remove(ring);
     if (this.#journal?.empty) batch.journal = undefined;
+  }
+
+  #ringLog({ log, windows }: RingPlace): PageLog | undefined {
+    if (!this.#log || !log) return undefined;
+    const pieces = windows?.flat() ?? [];
+    return pieces.length > 0 ? new PiecewiseLog(this.#log, pieces) : this.#log;
   }
 
   #state(place: RingPlace): Int32Array {

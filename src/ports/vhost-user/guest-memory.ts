@@ -8,6 +8,7 @@
  */
 import { address, alias, release } from '#contract/os.ts';
 import { type FilePart, mapFiles } from '../memory.ts';
+import type { Piece } from './ring-windows.ts';
 import type { MemoryRegion } from './wire.ts';
 
 const LIMIT = 2 ** 52;
@@ -63,10 +64,13 @@ export function checkRegions(rows: readonly MemoryRegion[], fds: readonly number
   return regions;
 }
 
-/** A place in the memory table. */
+/**
+ * A place in the memory table. Behind an IOMMU it may be scattered, region -1; `pieces` are the pages that it lies in.
+ */
 export interface Place {
   readonly region: number;
   readonly offset: number;
+  readonly pieces?: readonly Piece[];
 }
 
 /**

@@ -8,6 +8,7 @@ import { IommuRx, IommuTx } from './iommu-queues.ts';
 import { IotlbShared, MAX_IOTLB_WORKERS } from './iotlb-shared.ts';
 import { AskingSpace, IommuWorker, IovaSpace } from './iova-space.ts';
 import { type LookAhead, PackedLookAhead, SplitLookAhead } from './look-ahead.ts';
+import type { RingWindows } from './ring-windows.ts';
 import { DESC_WRITE, type RingPlace, Vring } from './vring.ts';
 import { PackedVring } from './vring-packed.ts';
 import { IOTLB_READ, IOTLB_WRITE } from './wire.ts';
@@ -19,10 +20,12 @@ export class IommuView {
   readonly #attachment: VhostUserAttachment;
   readonly #context: WorkerContext;
   readonly #memory: GuestMemory;
+  readonly #windows: RingWindows;
   #tx: IommuTx | undefined;
 
   /** @throws RangeError for a worker beyond MAX_IOTLB_WORKERS. */
-  constructor(attachment: VhostUserAttachment, context: WorkerContext, memory: GuestMemory) {
+  constructor(attachment: VhostUserAttachment, context: WorkerContext, memory: GuestMemory, windows: RingWindows) {
+    this.#windows = windows;
     const { shared, missFd } = attachment.iommu!;
     if (context.worker >= MAX_IOTLB_WORKERS) {
       throw new RangeError(`a port behind an IOMMU has at most ${MAX_IOTLB_WORKERS} workers`);
@@ -53,11 +56,13 @@ export class IommuView {
   #ahead(place: RingPlace, direction: number): LookAhead {
     const asking = new AskingSpace(this.#worker, this.#memory, direction === 0 ? IOTLB_READ : IOTLB_WRITE);
     const { packed, state } = this.#attachment;
+    const here = this.#windows.resolve(place);
+    const { buffers } = this.#windows;
     if (packed) {
-      const vring = new PackedVring(place, this.#memory.buffers, state);
+      const vring = new PackedVring(here, buffers, state);
       return new PackedLookAhead(vring, new PackedChainWalker(asking, this.readable), direction);
     }
-    const vring = new Vring(place, this.#memory.buffers, state);
+    const vring = new Vring(here, buffers, state);
     return new SplitLookAhead(vring, new ChainWalker(asking, this.readable), direction);
   }
 }

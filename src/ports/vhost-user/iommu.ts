@@ -20,6 +20,7 @@ import {
   TAKEN,
 } from './iotlb-shared.ts';
 import { type Ring, type RingPart, ringParts } from './ring.ts';
+import type { Piece } from './ring-windows.ts';
 import type { RingPlace } from './vring.ts';
 import * as wire from './wire.ts';
 
@@ -117,24 +118,37 @@ export class Iommu {
   }
 
   /** Where the part of a ring lies, or why that is not known; then it has been asked for. */
-  find(part: RingPart): Place | string {
+  find(part: RingPart, regions: readonly Region[]): Place | string {
     const { name, bytes, permission } = part;
-    if (part.at >= BigInt(LIMIT - bytes)) return `${name} at 0x${part.at.toString(16)} is no address`;
+    const where = `${name} at 0x${part.at.toString(16)}`;
+    if (part.at >= BigInt(LIMIT - bytes)) return `${where} is no address`;
     const start = Number(part.at);
-    let first: Translation | undefined;
-    for (let at = start; at < start + bytes; ) {
+    const from = Math.floor(start / IOTLB_PAGE) * IOTLB_PAGE;
+    const to = Math.ceil((start + bytes) / IOTLB_PAGE) * IOTLB_PAGE;
+    const rows: Translation[] = [];
+    for (let at = start; at < start + bytes; at = rows.at(-1)!.end) {
       const row = this.#iotlb.find(at);
       if (!row || (row.permission & permission) !== permission) {
         for (const bit of [wire.IOTLB_READ, wire.IOTLB_WRITE]) if (permission & bit) this.#ask(keyOf(at, bit));
-        return `${name} at 0x${part.at.toString(16)} has no translation yet`;
+        return `${where} has no translation yet`;
       }
-      first ??= row;
-      if (row.region !== first.region || row.offset - row.start !== first.offset - first.start) {
-        return `${name} at 0x${part.at.toString(16)} is scattered over memory, which this switch cannot map`;
-      }
-      at = row.end;
+      rows.push(row);
     }
-    return { region: first!.region, offset: first!.offset + (start - first!.start) };
+    const pieces = rows.map((row): Piece => {
+      const [iova, end] = [Math.max(from, row.start), Math.min(to, row.end)];
+      const offset = row.offset + (iova - row.start);
+      const { fd, mmapOffset, guestAddress } = regions[row.region]!;
+      return { fd, mmapOffset: mmapOffset + offset, size: end - iova, iova, guestAddress: guestAddress + offset };
+    });
+    const first = rows[0]!;
+    const offset = first.offset + (start - first.start);
+    const together = rows.every((r) => r.region === first.region && r.offset - r.start === first.offset - first.start);
+    if (together) return { region: first.region, offset, pieces };
+    // What is mapped page by page must come in whole pages.
+    const whole = pieces.every(
+      (p) => p.iova % IOTLB_PAGE === 0 && p.mmapOffset % IOTLB_PAGE === 0 && p.size % IOTLB_PAGE === 0,
+    );
+    return whole ? { region: -1, offset: start - from, pieces } : `${where} lies scattered over parts of pages`;
   }
 
   /**

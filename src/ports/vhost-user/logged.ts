@@ -5,7 +5,7 @@
  */
 import type { PacketBatch } from '#datapath/packet/batch.ts';
 import type { RxQueue, TxQueue } from '#ports/port.ts';
-import type { DirtyLog } from './dirty-log.ts';
+import type { PageLog } from './dirty-log.ts';
 import { DESC_BYTES, STATE_CURSOR } from './vring.ts';
 import { ENTRY_MASK, EVENT_BYTES } from './vring-packed.ts';
 
@@ -29,10 +29,10 @@ export interface LoggedRing {
 }
 
 class RingLog {
-  readonly #log: DirtyLog;
+  readonly #log: PageLog;
   readonly #ring: LoggedRing;
 
-  constructor(log: DirtyLog, ring: LoggedRing) {
+  constructor(log: PageLog, ring: LoggedRing) {
     this.#log = log;
     this.#ring = ring;
   }
@@ -81,7 +81,7 @@ export class LoggedRx implements RxQueue {
   readonly #inner: RxQueue;
   readonly #log: RingLog;
 
-  constructor(inner: RxQueue, log: DirtyLog, ring: LoggedRing) {
+  constructor(inner: RxQueue, log: PageLog, ring: LoggedRing) {
     this.portNo = inner.portNo;
     this.queue = inner.queue;
     this.kickFd = inner.kickFd;
@@ -123,7 +123,7 @@ export class LoggedTx implements TxQueue {
   readonly #inner: TxQueue;
   readonly #log: RingLog;
 
-  constructor(inner: TxQueue, log: DirtyLog, ring: LoggedRing) {
+  constructor(inner: TxQueue, log: PageLog, ring: LoggedRing) {
     this.portNo = inner.portNo;
     this.queue = inner.queue;
     this.shared = inner.shared;

@@ -108,7 +108,7 @@ export class MemoryMessages {
     for (const ring of rings) {
       if (!ring.started || ring.synced || !this.ready) continue;
       const place = placeRing(ring, this.table, packed, find);
-      if (typeof place === 'string') continue;
+      if (typeof place === 'string' || place.windows) continue;
       const [desc, , used] = ringParts(ring, packed).map(({ bytes }) => bytes);
       const { base } = this.table.memory!;
       await this.postcopy.touch(base[place.usedRegion]! + place.usedOffset, used!);

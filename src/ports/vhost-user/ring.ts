@@ -1,6 +1,7 @@
 /** A virtqueue as the front end's messages describe it, and where that puts it in guest memory. */
 import { findUserAddress, type Place } from './guest-memory.ts';
 import type { InflightName, Journal } from './inflight.ts';
+import { IOTLB_PAGE } from './iotlb-shared.ts';
 import type { MemoryTable } from './memory-table.ts';
 import { findPlace } from './place-packed.ts';
 import { availableBytes, descriptorBytes, type RingPlace, usedBytes } from './vring.ts';
@@ -88,16 +89,14 @@ export function placeRing(ring: Ring, table: MemoryTable, packed: boolean, find?
   for (const part of ringParts(ring, packed)) {
     const place = (find ?? byUserAddress(table))(part);
     if (typeof place === 'string') return place;
-    const here = memory.base[place.region]! + place.offset;
+    const here = place.region < 0 ? place.offset : memory.base[place.region]! + place.offset;
     if (here % part.align !== 0 || place.offset % part.align !== 0) {
       return `${part.name} is not aligned to ${part.align} bytes`;
     }
     places.push(place);
   }
   const [desc, avail, used] = places as [Place, Place, Place];
-  const guest = ({ region, offset }: Place): number => regions[region]!.guestAddress + offset;
-  const logged = (addresses.flags & VRING_LOG) !== 0;
-  return {
+  const placed = {
     index,
     size,
     descriptorRegion: desc.region,
@@ -108,8 +107,20 @@ export function placeRing(ring: Ring, table: MemoryTable, packed: boolean, find?
     usedOffset: used.offset,
     kickFd: ring.kickFd,
     callFd: ring.callFd,
-    ...(logged && { log: { usedAt: find ? guest(used) : Number(addresses.log), descriptorsAt: guest(desc) } }),
   };
+  const logged = (addresses.flags & VRING_LOG) !== 0;
+  if (places.some(({ region }) => region < 0)) {
+    const { descriptors, available, used: usedAt } = addresses;
+    const [descriptorOffset, availableOffset, usedOffset] = [descriptors, available, usedAt].map(
+      (at) => Number(at) % IOTLB_PAGE,
+    ) as [number, number, number];
+    const windows = places.map(({ pieces }) => pieces ?? []);
+    const log = { usedAt: Number(usedAt), descriptorsAt: Number(descriptors) };
+    return { ...placed, descriptorOffset, availableOffset, usedOffset, windows, ...(logged && { log }) };
+  }
+  const guest = ({ region, offset }: Place): number => regions[region]!.guestAddress + offset;
+  const log = { usedAt: find ? guest(used) : Number(addresses.log), descriptorsAt: guest(desc) };
+  return { ...placed, ...(logged && { log }) };
 }
 
 /**
@@ -120,11 +131,10 @@ export function placeRing(ring: Ring, table: MemoryTable, packed: boolean, find?
 export function startPlace(
   ring: Ring,
   place: RingPlace,
-  table: MemoryTable,
+  buffers: readonly ArrayBuffer[],
   packed: boolean,
   journal: { file: Journal; name: InflightName } | undefined,
 ): number {
-  const { buffers } = table.memory!;
   if (packed) {
     const desc = new Uint32Array(buffers[place.descriptorRegion]!, place.descriptorOffset, 4 * place.size);
     return findPlace(desc, place.size, ring.base ?? FIRST_PLACE);

@@ -12,6 +12,8 @@
  * 16-bit cursor is both the next available entry to take and the used index, and GET_VRING_BASE can name it at any time
  * between two bursts.
  */
+import type { Piece } from './ring-windows.ts';
+
 export const DESC_BYTES = 16;
 /** Descriptor flags (section 2.7.5). */
 export const DESC_NEXT = 1;
@@ -61,7 +63,9 @@ export interface RingPlace {
   /** eventfds, or -1. */
   readonly kickFd: number;
   readonly callFd: number;
-  /** Writes to the ring are to be logged, as if it were at these guest physical addresses. */
+  /** Where a part is not in one piece of a region: what it is made of; its region then has no meaning. Descriptors first. */
+  readonly windows?: readonly (readonly Piece[])[];
+  /** Writes to the ring are to be logged, as if it were at these guest physical addresses; with windows, IOVAs. */
   readonly log?: { readonly usedAt: number; readonly descriptorsAt: number };
 }
 

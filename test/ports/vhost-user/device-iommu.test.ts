@@ -5,9 +5,12 @@ import { close, dup, EAGAIN, eventfd, recvWithFds, sendWithFds, socketPair } fro
 import type { PortHost } from '#ports/port.ts';
 import type { VhostUserAttachment } from '#ports/vhost-user/attachment.ts';
 import { VhostUserDevice } from '#ports/vhost-user/device.ts';
+import { GuestMemory } from '#ports/vhost-user/guest-memory.ts';
 import { IotlbShared, PAUSED } from '#ports/vhost-user/iotlb-shared.ts';
 import { parseOptions } from '#ports/vhost-user/options.ts';
+import { PiecewiseLog, RingWindows } from '#ports/vhost-user/ring-windows.ts';
 import { VhostUserSession } from '#ports/vhost-user/session.ts';
+import { Vring } from '#ports/vhost-user/vring.ts';
 import * as wire from '#ports/vhost-user/wire.ts';
 import { removeScratchDir, scratchDir, until } from '../../support/process.ts';
 import { Driver, MEMORY_BYTES } from './driver.ts';
@@ -115,13 +118,45 @@ test('a ring is asked for, attached with its translation, paused without, and mo
   await end();
 });
 
-test('a ring that lies scattered over memory is named, and the port stays down', async (t) => {
+test('a ring that lies scattered over memory is mapped page by page, and its writes are logged where they go', async (t) => {
+  const driver = new Driver(1, { size: 1024 });
+  const { device, attached, iotlb, end, ring } = await rig(driver);
+  const pages = 16;
+  const first = IOVA + BigInt(ring.base);
+  // Backwards, and far from one another.
+  const offsetOf = (page: number): number => (1 << 22) - page * 3 * 4096;
+  for (let page = 0; page < pages; page++) await iotlb(first + BigInt(page * 4096), 4096n, BigInt(offsetOf(page)));
+  t.is(device.ringError, '');
+  const place = attached.at(-1)!.rings[0]!;
+  const memory = new GuestMemory(attached.at(-1)!.regions, 0);
+  const windows = new RingWindows(memory.buffers, 0);
+  const here = windows.resolve(place);
+  const vring = new Vring(here, windows.buffers, attached.at(-1)!.state);
+  for (let i = 0; i < 1024; i++) vring.desc[4 * i] = i + 1;
+  vring.used[2 * 1023 + 1] = 0x12345678;
+  const usedAt = ring.usedAt - ring.base + 4 + 8 * 1023;
+  const at = (offset: number): number => offsetOf(Math.floor(offset / 4096)) + (offset % 4096);
+  t.is(driver.bytes.readUInt32LE(at(usedAt)), 0x12345678);
+  for (let i = 0; i < 1024; i += 100) t.is(driver.bytes.readUInt32LE(at(16 * i)), i + 1);
+  const marked: number[] = [];
+  const log = new PiecewiseLog({ mark: (from, bytes) => marked.push(from, bytes) }, place.windows!.flat());
+  log.mark(place.log!.descriptorsAt + 4090, 16);
+  t.deepEqual(marked, [at(4090), 6, at(4096), 10]);
+  marked.length = 0;
+  log.mark(place.log!.usedAt + 4 + 8 * 1023, 8);
+  t.is(marked[0], at(usedAt));
+  windows.close();
+  memory.close();
+  await end();
+});
+
+test('a ring in parts of pages that do not join is named, and the port stays down', async (t) => {
   const { device, attached, iotlb, end, ring } = await rig(new Driver(1, { size: 1024 }));
-  const first = BigInt(ring.base);
-  await iotlb(IOVA + first, 4096n, 0n);
-  await iotlb(IOVA + first + 4096n, 1n << 20n, 1n << 21n);
+  const first = IOVA + BigInt(ring.base);
+  await iotlb(first, 4096n, 100n * 16n);
+  await iotlb(first + 4096n, 1n << 20n, 1n << 21n);
   t.deepEqual(attached, []);
-  t.regex(device.ringError, /ring 1: descriptor table at 0x[0-9a-f]+ is scattered over memory/);
+  t.regex(device.ringError, /ring 1: descriptor table at 0x[0-9a-f]+ lies scattered over parts of pages/);
   await end();
 });
 

@@ -10,7 +10,6 @@ import { vhostPort } from '#ports/vhost-user/factory.ts';
 import { GuestMemory } from '#ports/vhost-user/guest-memory.ts';
 import { type InflightName, Journal, makeArea, nameOf } from '#ports/vhost-user/inflight.ts';
 import { WorkerJournal } from '#ports/vhost-user/journal.ts';
-import type { MemoryTable } from '#ports/vhost-user/memory-table.ts';
 import { Ring, startPlace } from '#ports/vhost-user/ring.ts';
 import { STATE_CURSOR, STATE_WORDS } from '#ports/vhost-user/vring.ts';
 import { removeScratchDir, scratchDir } from '../../support/process.ts';
@@ -39,8 +38,7 @@ class Guest {
     const { attachment, state } = this.driver;
     const memory = new GuestMemory(attachment.regions, attachment.portNo);
     for (const place of attachment.rings) {
-      const table = { memory } as MemoryTable;
-      const at = startPlace(new Ring(place.index), place, table, false, { file: journal, name: this.name });
+      const at = startPlace(new Ring(place.index), place, memory.buffers, false, { file: journal, name: this.name });
       new Int32Array(state)[place.index * STATE_WORDS + STATE_CURSOR] = at;
     }
     memory.close();

@@ -7,6 +7,7 @@ import { IommuView } from '#ports/vhost-user/iommu-view.ts';
 import { ASKED, IotlbShared, keyOf, MAX_IOTLB_WORKERS } from '#ports/vhost-user/iotlb-shared.ts';
 import { AskingSpace, IommuWorker } from '#ports/vhost-user/iova-space.ts';
 import { PackedLookAhead, SplitLookAhead } from '#ports/vhost-user/look-ahead.ts';
+import { RingWindows } from '#ports/vhost-user/ring-windows.ts';
 import { DESC_WRITE, Vring } from '#ports/vhost-user/vring.ts';
 import { PackedVring } from '#ports/vhost-user/vring-packed.ts';
 import { IOTLB_WRITE } from '#ports/vhost-user/wire.ts';
@@ -66,7 +67,9 @@ test('a worker beyond those that the shared table knows cannot serve a port behi
   const memory = new GuestMemory(port.attachment.regions, 0);
   const context = { worker: MAX_IOTLB_WORKERS, workers: 1, counters: { slots: port.counters, base: 0 }, batch };
   const attachment = { ...port.attachment, iommu: { shared: new IotlbShared().buffer, missFd: -1 } };
-  t.throws(() => new IommuView(attachment, context, memory), { message: /at most 128 workers/ });
+  t.throws(() => new IommuView(attachment, context, memory, new RingWindows(memory.buffers, 0)), {
+    message: /at most 128 workers/,
+  });
   memory.close();
   port.close();
 });
