@@ -9,7 +9,7 @@ import { until } from '../support/process.ts';
 import type { QemuGuest } from '../support/qemu.ts';
 import { Qmp } from '../support/qmp.ts';
 import { alive } from '../support/switch.ts';
-import { iperf, ping } from './exchange.ts';
+import { iperf, ping, reach } from './exchange.ts';
 import { ADDRESS, GuestLab, type LabOptions, type Side } from './lab.ts';
 import type { Row } from './rows.ts';
 
@@ -119,7 +119,7 @@ async function restart(ring: Row['ring'], options: LabOptions): Promise<Told> {
     const tell = async (what: string, work: () => Promise<void>): Promise<void> => {
       const { row } = await pinged(a, async () => {
         await work();
-        await ping(a, ADDRESS.b, 56);
+        await reach(a, ADDRESS.b);
       });
       told.push(`${what}: ${seconds(row)} without an answer`);
     };
@@ -163,7 +163,7 @@ async function withLab(row: Row, options: LabOptions, work: (lab: GuestLab) => P
   const lab = await GuestLab.open([row], options);
   try {
     return await lab.withRow(row, async () => {
-      await ping(lab.guests.a, ADDRESS.b, 56);
+      await reach(lab.guests.a, ADDRESS.b);
       return work(lab);
     });
   } catch (error) {
