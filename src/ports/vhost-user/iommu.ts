@@ -224,7 +224,7 @@ export class Iommu {
       before.permission === permission &&
       before.end >= entry.end;
     if (!same) {
-      if (this.#overlaps(entry.start, entry.end)) await this.#drop(entry.start, entry.end, rings);
+      if (this.#iotlb.overlaps(entry.start, entry.end)) await this.#drop(entry.start, entry.end, rings);
       const parts = rings.flatMap((ring) => ringParts(ring, this.#packed));
       this.#iotlb.insert(entry, (row) => parts.some((part) => within(part, row.start, row.end)));
     }
@@ -243,15 +243,6 @@ export class Iommu {
     const end = iova + size;
     if (iova < limit) await this.#drop(Number(iova), Number(end < limit ? end : limit), rings);
     return true;
-  }
-
-  #overlaps(start: number, end: number): boolean {
-    const { size } = this.#iotlb;
-    for (let i = 0; i < size; i++) {
-      const row = this.#iotlb.row(i);
-      if (row.start < end && row.end > start) return true;
-    }
-    return false;
   }
 
   async #drop(start: number, end: number, rings: readonly Ring[]): Promise<void> {

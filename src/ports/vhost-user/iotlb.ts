@@ -59,6 +59,12 @@ export class Iotlb {
     return row.start <= at ? row : undefined;
   }
 
+  /** Whether there is anything in [start, end). */
+  overlaps(start: number, end: number): boolean {
+    const index = this.#firstAfter(start);
+    return index < this.size && this.row(index).start < end;
+  }
+
   /**
    * Adds a translation, which takes the place of all others in its range.
    * @param pinned says of a translation that it must not be given up for want of room.

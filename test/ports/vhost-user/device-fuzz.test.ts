@@ -81,6 +81,7 @@ test.serial('any messages are obeyed or refused, and nothing stays open', async 
   const open = () => readdirSync('/proc/self/fd').length;
   let obeyed = 0;
   let attached = 0;
+  let translated = 0;
   const run = async (
     messages: readonly (typeof message extends fc.Arbitrary<infer M> ? M : never)[],
   ): Promise<void> => {
@@ -89,11 +90,13 @@ test.serial('any messages are obeyed or refused, and nothing stays open', async 
       portNo: 1,
       mtu: 1500,
       settings,
+      iommu: true,
       rundir: dir,
       attach: async (attachment) => {
         const counters = { slots: new Float64Array(PORT_ROW), base: 0 };
         const previous = port;
         attached++;
+        if (attachment?.iommu) translated++;
         port = attachment && vhostPort(attachment, { worker: 0, workers: 1, counters, batch }, previous);
         if (!attachment) previous?.close();
       },
@@ -156,17 +159,27 @@ test.serial('any messages are obeyed or refused, and nothing stays open', async 
       { ...start, code: wire.SET_VRING_KICK, payload: wire.encodeU64(BigInt(index)), fds: [true] },
       { ...start, code: wire.SET_VRING_ENABLE, payload: wire.VRING_STATE.encode({ index, num: 1 }) },
     ];
+    const everywhere = { iova: 0n, size: BigInt(FILE_BYTES), userAddress: 0n, permission: 3, type: wire.IOTLB_UPDATE };
+    const behindIommu = [
+      {
+        ...start,
+        code: wire.SET_FEATURES,
+        payload: wire.encodeU64(offeredFeatures(OFFLOAD_FEATURES, false, true)),
+      },
+      { ...start, code: wire.IOTLB_MSG, payload: wire.encodeIotlb(everywhere) },
+    ];
     const running = [
       { ...start, code: wire.ADD_MEM_REG, payload: wire.encodeRegion(whole), fds: [false] },
       ...[0, 1].flatMap(ring),
     ];
     await fc.assert(
-      fc.asyncProperty(fc.array(message, { maxLength: 40 }), fc.boolean(), (messages, up) =>
-        run([...agree, ...(up ? running : []), ...messages]),
+      fc.asyncProperty(fc.array(message, { maxLength: 40 }), fc.boolean(), fc.boolean(), (messages, up, iommu) =>
+        run([...agree, ...(up ? running : []), ...(iommu ? behindIommu : []), ...messages]),
       ),
       { numRuns: 500 },
     );
     t.true(attached > 250);
+    t.true(translated > 50);
     t.is(open(), before);
     t.true(obeyed > 500);
   } finally {
