@@ -10,6 +10,7 @@ import { Command, InvalidArgumentError } from 'commander';
 import type { Bench, BenchOptions, BenchResult } from './bench.ts';
 import { controlKill } from './system/control-kill.ts';
 import { flowMods } from './system/flow-mods.ts';
+import { guests } from './system/guests.ts';
 import { idle } from './system/idle.ts';
 import { ivshmem } from './system/ivshmem.ts';
 import { kernel } from './system/kernel.ts';
@@ -33,6 +34,7 @@ const SYSTEM: Bench[] = [
   ivshmem,
   memif,
   ladder,
+  guests,
   soakBench,
 ];
 const STAGE_DIR = fileURLToPath(new URL('stage/', import.meta.url));

@@ -1,0 +1,209 @@
+/**
+ * TCP from one Linux guest to another, and pings, through Ringway and through OVS-DPDK in turns.
+ *
+ * One pair of guests serves both switches, a card on each: the processors that do most of the work, and are emulated, are the
+ * same. They share a core; the other one is for the PMD of the switch whose turn it is, while the other switch is stopped
+ * (SIGSTOP), since OVS would poll all the time. Of a round's two figures the ratio is taken: rates of an emulated guest
+ * drift. OVS runs with userspace-tso-enable=true, without which it offers no segmentation.
+ */
+
+import { join } from 'node:path';
+import { iperf, reach } from '../../test/guests/exchange.ts';
+import { ADDRESS, guestsUnavailable, SETUP, writeArchive } from '../../test/guests/lab.ts';
+import { deviceOf, type Kind } from '../../test/guests/rows.ts';
+import { removeScratchDir, scratchDir, which } from '../../test/support/process.ts';
+import { type Card, QemuGuest } from '../../test/support/qemu.ts';
+import { type Bench, type BenchOptions, type BenchResult, figure, formatTable, median } from '../bench.ts';
+import { OvsPeer, ovsUnavailable } from './ovs-peer.ts';
+import type { SwitchUnderTest } from './peer.ts';
+import { RingwayPeer, ringwayUnavailable } from './ringway-peer.ts';
+import { GUEST_CORE, PMD_CORE } from './switches.ts';
+
+const SIDES = ['a', 'b'] as const;
+type Side = (typeof SIDES)[number];
+const PINGS = 300;
+const COMMAND_MS = 120_000;
+
+interface Row {
+  name: string;
+  about: string;
+  offloads: Kind['offloads'];
+  unit: string;
+  /** Whether less is better. */
+  less?: boolean;
+  measure: (a: QemuGuest, options: BenchOptions) => Promise<number>;
+}
+
+const stream = async (a: QemuGuest, { seconds, warmup }: BenchOptions): Promise<number> =>
+  (await iperf(a, ADDRESS.b, `-t ${seconds} -O ${warmup}`)).sum_received.bits_per_second / 1e9;
+
+async function pings(a: QemuGuest): Promise<number> {
+  const said = await a.run(`ping -c ${PINGS} -A ${ADDRESS.b}`, COMMAND_MS);
+  return median([...said.matchAll(/time=([\d.]+) ms/g)].map(([, time]) => Number(time)));
+}
+
+const ROWS: readonly Row[] = [
+  { name: 'tso', about: 'TCP, one stream, offloads', offloads: 'offload', unit: 'Gbit/s', measure: stream },
+  { name: 'plain', about: 'TCP, one stream, no offloads', offloads: 'plain', unit: 'Gbit/s', measure: stream },
+  { name: 'ping', about: 'ping, median', offloads: 'offload', unit: 'ms', less: true, measure: pings },
+];
+
+/** Guests with a card of each kind on each switch, in the order switch, kind. */
+class Pair {
+  readonly #dir = scratchDir('bg');
+  readonly switches: readonly SwitchUnderTest[];
+  readonly #kinds: readonly Kind['offloads'][];
+  readonly guests: Partial<Record<Side, QemuGuest>> = {};
+
+  constructor(switches: readonly SwitchUnderTest[], kinds: readonly Kind['offloads'][]) {
+    this.switches = switches;
+    this.#kinds = kinds;
+  }
+
+  #port(peer: number, kind: number, side: Side): string {
+    return `v${side}${peer * this.#kinds.length + kind}`;
+  }
+
+  async open(): Promise<void> {
+    for (const [p, peer] of this.switches.entries()) {
+      const otherConfig: Record<string, string> = peer instanceof OvsPeer ? { 'userspace-tso-enable': 'true' } : {};
+      await peer.start({ pmdCore: PMD_CORE, mainCore: GUEST_CORE, otherConfig });
+      for (const k of this.#kinds.keys())
+        for (const side of SIDES) await peer.addVhostPort(this.#port(p, k, side), this.#socket(p, k, side));
+      await peer.setFlows(
+        this.#kinds.flatMap((_, k) => [
+          `in_port=${2 * k + 1},actions=output:${2 * k + 2}`,
+          `in_port=${2 * k + 2},actions=output:${2 * k + 1}`,
+        ]),
+      );
+    }
+    const archive = writeArchive(this.#dir);
+    const under = ['taskset', '-c', String(GUEST_CORE)];
+    const boots = SIDES.map(async (side) => {
+      this.guests[side] = await QemuGuest.start(`guest ${side}`, archive, this.#cards(side), [], { under });
+    });
+    for (const end of await Promise.allSettled(boots)) if (end.status === 'rejected') throw end.reason;
+    for (const side of SIDES) await this.guests[side]!.run(SETUP);
+  }
+
+  #socket(peer: number, kind: number, side: Side): string {
+    return join(this.#dir, `${this.#port(peer, kind, side)}.sock`);
+  }
+
+  #cards(side: Side): Card[] {
+    return this.switches.flatMap((_, p) =>
+      this.#kinds.map((offloads, k) => ({
+        mac: `52:54:00:00:0${side}:0${p * this.#kinds.length + k}`,
+        socket: this.#socket(p, k, side),
+        role: 'server' as const,
+        device: deviceOf({ era: 'modern', ring: 'split', queues: '1q', offloads, mtu: '1500' }),
+      })),
+    );
+  }
+
+  /** Lets `work` run over one switch and one kind of card, while the other switch stands still. */
+  async turn<T>(peer: number, offloads: Kind['offloads'], work: (a: QemuGuest) => Promise<T>): Promise<T> {
+    const card = peer * this.#kinds.length + this.#kinds.indexOf(offloads);
+    const each = async (command: (device: string, side: Side) => string): Promise<void> => {
+      for (const side of SIDES) {
+        const guest = this.guests[side]!;
+        await guest.run(command(guest.interfaces[card]!, side));
+      }
+    };
+    this.#freeze(peer);
+    await each((device, side) => `ip link set ${device} up && ip addr add ${ADDRESS[side]}/24 dev ${device}`);
+    try {
+      await reach(this.guests.a!, ADDRESS.b);
+      return await work(this.guests.a!);
+    } finally {
+      await each((device) => `ip addr flush dev ${device}; ip link set ${device} down`);
+      this.#thaw();
+    }
+  }
+
+  #freeze(but: number): void {
+    for (const [p, peer] of this.switches.entries())
+      if (p !== but) for (const pid of peer.pids()) process.kill(pid, 'SIGSTOP');
+  }
+
+  #thaw(): void {
+    for (const peer of this.switches) for (const pid of peer.pids()) process.kill(pid, 'SIGCONT');
+  }
+
+  async close(): Promise<void> {
+    for (const side of SIDES) await this.guests[side]?.stop();
+    for (const peer of this.switches) await peer.stop();
+    removeScratchDir(this.#dir);
+  }
+}
+
+/** Those wanted that can run here, Ringway first. */
+function switchesOf({ switches, progress }: BenchOptions): SwitchUnderTest[] {
+  const known = [
+    { name: 'ringway', why: ringwayUnavailable(), make: () => new RingwayPeer() },
+    { name: 'ovs', why: ovsUnavailable(), make: () => new OvsPeer() },
+  ].filter(({ name }) => switches.length === 0 || switches.includes(name));
+  for (const { name, why } of known) if (why) progress(`${name} left out: ${why}`);
+  const usable = known.filter(({ why }) => !why);
+  if (usable.length === 0) throw new Error('no switch to measure');
+  return usable.map(({ make }) => make());
+}
+
+async function run(options: BenchOptions) {
+  const reason = guestsUnavailable() ?? (which('taskset') ? undefined : 'no taskset (Debian: util-linux)');
+  if (reason) throw new Error(reason);
+  const switches = switchesOf(options);
+  const rows = ROWS.filter(({ name }) => options.rows.length === 0 || options.rows.includes(name));
+  const kinds = [...new Set(rows.map(({ offloads }) => offloads))];
+  const values = new Map<Row, number[][]>(rows.map((row) => [row, switches.map((): number[] => [])]));
+  const pair = new Pair(switches, kinds);
+  try {
+    await pair.open();
+    for (let round = 0; round < options.rounds; round++) {
+      for (const row of rows) {
+        // The first of a round is another one each time.
+        for (let turn = 0; turn < switches.length; turn++) {
+          const peer = (turn + round) % switches.length;
+          const value = await pair.turn(peer, row.offloads, (a) => row.measure(a, options));
+          values.get(row)![peer]!.push(value);
+          options.progress(
+            `[${round + 1}/${options.rounds}] ${row.name} ${switches[peer]!.name}: ${figure(value)} ${row.unit}`,
+          );
+        }
+      }
+    }
+  } finally {
+    await pair.close();
+  }
+  const heads = [
+    'guest to guest',
+    ...switches.map(({ name }) => name),
+    ...(switches.length > 1 ? ['ratio', 'rounds'] : []),
+  ];
+  const table = [heads];
+  const results: BenchResult[] = [];
+  for (const row of rows) {
+    const of = values.get(row)!;
+    const medians = of.map(median);
+    const line = [row.about, ...medians.map((value) => `${figure(value)} ${row.unit}`)];
+    for (const [p, { name }] of switches.entries())
+      results.push({ row: row.name, subject: name, metric: row.about, value: medians[p]!, unit: row.unit });
+    if (switches.length > 1) {
+      // Above 1: Ringway is faster.
+      const ratios = of[0]!.map((mine, i) => (row.less ? of[1]![i]! / mine : mine / of[1]![i]!));
+      line.push(figure(median(ratios)), ratios.map((ratio) => ratio.toFixed(2)).join(' '));
+      results.push({ row: row.name, subject: 'Ringway', metric: 'ratio', value: median(ratios), unit: '' });
+    }
+    table.push(line);
+  }
+  return {
+    results,
+    table: [...formatTable(table), 'ratio: above 1 Ringway is faster; median of the rounds, which follow'],
+  };
+}
+
+export const guests: Bench = {
+  name: 'guests',
+  about: `two Linux guests, a card on each switch (rows: ${ROWS.map(({ name }) => name).join(', ')})`,
+  run,
+};
