@@ -4,6 +4,10 @@
  * that have any. `transmit` sends them: all ports are pushed, their copies done in one native call, then all published.
  *
  * A port whose queue several workers share is pushed, copied and published under its lock before the next port.
+ *
+ * Under a journal a burst is one step: what its queues are pushed waits, shared queues stay locked, and all is published at
+ * once when the burst ends, also what had to be pushed on the way (`part`). Locks are taken in the order of port numbers, so
+ * that workers do not wait for each other.
  */
 import { DROP_BASE, DROP_REASONS, dropReason, PORT_ROW, workerCounter } from '#contract/catalogue.ts';
 import { MAX_PORTS } from '#contract/lane.ts';
@@ -50,6 +54,11 @@ export class Outputs {
   readonly #worker: Float64Array;
   /** Queues pushed and not yet published. */
   readonly #pushed: (TxQueue | undefined)[] = [];
+  /** Under a journal: number of those, 1 for the ports they are of; and queues to be unlocked when the burst is done. */
+  #held = 0;
+  readonly #isHeld = new Uint8Array(MAX_PORTS);
+  readonly #locked: (TxQueue | undefined)[] = [];
+  #lockedCount = 0;
 
   /** @param ports, worker counter rows of the lane. */
   constructor(batch: PacketBatch, lookup: PortLookup, ports: Float64Array, worker: Float64Array) {
@@ -60,6 +69,7 @@ export class Outputs {
     for (let port = 0; port < MAX_PORTS; port++) {
       this.lists.push(NO_LIST);
       this.#pushed.push(undefined);
+      this.#locked.push(undefined);
     }
   }
 
@@ -90,9 +100,21 @@ export class Outputs {
     this.#ports[at] = this.#ports[at]! + packets;
   }
 
+  /** Sends what is in the lists, in the middle of a burst: its slots and segments are free afterwards. */
+  part(): void {
+    if (this.#batch.journal === undefined) this.transmit();
+    else this.#gather();
+  }
+
   /** Sends everything and empties all lists. */
   transmit(): void {
     const batch = this.#batch;
+    if (batch.journal !== undefined) {
+      this.#gather();
+      batch.journal.decide();
+      this.#show();
+      return;
+    }
     const pushed = this.#pushed;
     const touchedCount = this.touchedCount;
     let waiting = 0;
@@ -110,13 +132,8 @@ export class Outputs {
         this.#count(queue.push(batch, this.lists[port]!, count));
         pushed[waiting++] = queue;
         if (batch.rowCount > ROWS_HIGH) {
-          // Under a journal nothing of a burst is shown before all of it can be.
-          if (batch.journal !== undefined) {
-            batch.copy();
-          } else {
-            this.#publish(waiting);
-            waiting = 0;
-          }
+          this.#publish(waiting);
+          waiting = 0;
         }
       }
     }
@@ -127,11 +144,69 @@ export class Outputs {
   #publish(waiting: number): void {
     const pushed = this.#pushed;
     this.#batch.copy();
-    if (this.#batch.journal !== undefined) this.#batch.journal.decide();
     for (let i = 0; i < waiting; i++) {
       pushed[i]!.publish();
       pushed[i] = undefined;
     }
+  }
+
+  /** Under a journal: everything is pushed and copied, nothing is shown that is not to be shown with the rest. */
+  #gather(): void {
+    const touched = this.touched;
+    const touchedCount = this.touchedCount;
+    for (let i = 1; i < touchedCount; i++) {
+      const port = touched[i]!;
+      let at = i;
+      for (; at > 0 && touched[at - 1]! > port; at--) touched[at] = touched[at - 1]!;
+      touched[at] = port;
+    }
+    for (let i = 0; i < touchedCount; i++) this.#hold(touched[i]!);
+    this.touchedCount = 0;
+  }
+
+  /** Pushes the list of one port and empties it. */
+  #hold(port: number): void {
+    const batch = this.#batch;
+    const count = this.counts[port]!;
+    this.counts[port] = 0;
+    if (count === 0) return;
+    const queue = this.#lookup.txQueue(port);
+    if (queue === undefined) return this.#unsendable(port, count);
+    const journaled = queue.journaled === true;
+    if (!journaled && queue.shared) return this.#sendShared(queue, port, count);
+    if (this.#isHeld[port] === 0 && queue.shared) {
+      if (!queue.lock()) return this.drop(port, TX_RING_FULL, count);
+      this.#locked[this.#lockedCount++] = queue;
+    }
+    this.#count(queue.push(batch, this.lists[port]!, count));
+    batch.copy();
+    if (!journaled) return queue.publish();
+    if (this.#isHeld[port] === 1) return;
+    this.#isHeld[port] = 1;
+    this.#pushed[this.#held++] = queue;
+  }
+
+  #show(): void {
+    const pushed = this.#pushed;
+    const held = this.#held;
+    for (let i = 0; i < held; i++) {
+      const queue = pushed[i]!;
+      this.#isHeld[queue.portNo] = 0;
+      queue.publish();
+      pushed[i] = undefined;
+    }
+    this.#held = 0;
+  }
+
+  /** The burst is done: its source buffers are given back, and the journal knows. */
+  release(): void {
+    const locked = this.#locked;
+    const count = this.#lockedCount;
+    for (let i = 0; i < count; i++) {
+      locked[i]!.unlock();
+      locked[i] = undefined;
+    }
+    this.#lockedCount = 0;
   }
 
   #sendShared(queue: TxQueue, port: number, count: number): void {
@@ -148,6 +223,7 @@ export class Outputs {
 
   /** Sends the full list of one port, outside the order of `transmit`; no other port is pushed at this time. */
   #sendOne(port: number): void {
+    if (this.#batch.journal !== undefined) return this.#hold(port);
     const count = this.counts[port]!;
     this.counts[port] = 0;
     const queue = this.#lookup.txQueue(port);

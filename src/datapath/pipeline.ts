@@ -24,7 +24,7 @@ import { foundId, foundVerdict, pendingSlots, runPackets } from './classifier/fo
 import { lookup } from './classifier/lookup.ts';
 import type { PortFlows } from './classifier/port-flows.ts';
 import { MAX_OUTPUTS, Outputs, type PortLookup } from './outputs.ts';
-import { BURST, type PacketBatch, SLOTS } from './packet/batch.ts';
+import { BURST, type BurstJournal, type PacketBatch, SLOTS } from './packet/batch.ts';
 import type { RxQueue } from './packet/queues.ts';
 import { NEED_ALL, NEED_NETWORK, NEED_NOTHING, NEED_TAGS } from './parse/need.ts';
 import { parseBurst, parsePacket } from './parse/parse.ts';
@@ -138,7 +138,7 @@ export class Pipeline {
     if (this.#tunnels.waiting > 0) this.#recirculation.run();
     this.#outputs.transmit();
     rx.complete();
-    if (batch.journal !== undefined) batch.journal.done();
+    if (batch.journal !== undefined) this.#done(batch.journal);
     batch.clear();
     this.#maintain();
     return count;
@@ -185,8 +185,14 @@ export class Pipeline {
   flush(): void {
     if (this.#tunnels.waiting > 0) this.#recirculation.run();
     this.#outputs.transmit();
-    if (this.#batch.journal !== undefined) this.#batch.journal.done();
+    if (this.#batch.journal !== undefined) this.#done(this.#batch.journal);
     this.#batch.clear();
+  }
+
+  /** Other workers may use the rings of this burst only when its decision about them is void. */
+  #done(journal: BurstJournal): void {
+    journal.done();
+    this.#outputs.release();
   }
 
   /** Brings the gauges up to date after flows were put or deleted. */
@@ -346,7 +352,7 @@ export class Pipeline {
     for (let slot = leader; slot < end; slot++) {
       if (batch.nextSlot > MANY_SLOTS && this.#tunnels.waiting === 0) {
         // What uses the slots for copies leaves, for the next packets to have them.
-        outputs.transmit();
+        outputs.part();
         batch.nextSlot = BURST;
       }
       if (kind === EDITS && (need & NETWORK) === 0) {

@@ -33,12 +33,18 @@ export interface TxQueue {
   readonly queue: number;
   /** True when more than one worker may send here: `lock` before `push`, publish at once, `unlock`. */
   readonly shared: boolean;
+  /**
+   * The queue takes part in the batch's journal: several pushes, each followed by batch.copy(), may come before one publish,
+   * and a shared one stays locked until the burst is done.
+   */
+  readonly journaled?: boolean;
   /** @returns false when the lock could not be had within a bounded spin. */
   lock(): boolean;
   unlock(): void;
   /**
    * Takes buffers for the packets in `list[0..n-1]` (slot numbers), writes their virtio-net headers and adds the copies to
-   * batch.rows. What cannot be sent is counted as a drop of this port. At most one push between two publishes.
+   * batch.rows. What cannot be sent is counted as a drop of this port. At most one push between two publishes, but see
+   * `journaled`.
    * @returns packets that will be sent.
    */
   push(batch: PacketBatch, list: Int32Array, n: number): number;

@@ -63,7 +63,7 @@ export class Tunnels {
       let made = encapsulation.frame(slot, k, words, at);
       if (made < 0 && batch.nextSlot > slots) {
         // Those made so far leave, for the next to have their slots.
-        outputs.transmit();
+        outputs.part();
         batch.nextSlot = slots;
         batch.nextSegment = segments;
         made = encapsulation.frame(slot, k, words, at);
@@ -78,7 +78,7 @@ export class Tunnels {
       if (reason !== 0) lost = reason;
     }
     // The finished frames lie in memory that the next one takes.
-    outputs.transmit();
+    outputs.part();
     if (this.waiting === 0) {
       batch.nextSlot = slots;
       batch.nextSegment = segments;

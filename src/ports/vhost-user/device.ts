@@ -24,6 +24,7 @@ import {
 import { Iommu } from './iommu.ts';
 import { MemoryMessages } from './memory-messages.ts';
 import { postcopyAvailable } from './postcopy.ts';
+import { repairs } from './redo.ts';
 import { type PartFinder, placeRing, Ring, startPlace, wrongSize } from './ring.ts';
 import { RingWindows } from './ring-windows.ts';
 import { Services } from './services.ts';
@@ -402,7 +403,9 @@ export class VhostUserDevice {
     const windows = new RingWindows(this.#memory.table.memory!.buffers, this.#host.portNo);
     try {
       const here = windows.resolve(place);
-      this.#words[row + STATE_CURSOR] = startPlace(ring, here, windows.buffers, packed, this.#services.inflight);
+      const started = startPlace(ring, here, windows.buffers, packed, this.#services.inflight);
+      this.#words[row + STATE_CURSOR] = started.place;
+      this.#services.wrote(repairs(place, packed, started));
     } finally {
       windows.close();
     }

@@ -17,6 +17,7 @@ const START = TABLE_START;
 const END = TABLE_END;
 const DELTA = TABLE_DELTA;
 const STRIDE = TABLE_STRIDE;
+const NO_TABLE = new Float64Array(0);
 
 /** Who is told of writes to guest memory. */
 export interface PageLog {
@@ -29,11 +30,11 @@ export class DirtyLog implements CopyLog, PageLog {
   readonly #table: Float64Array;
   readonly #regions: number;
 
-  /** @param buffer the mapped log. */
-  constructor(buffer: ArrayBuffer, memory: GuestMemory) {
+  /** @param buffer the mapped log. @param memory where copies go; left out by who marks by address only. */
+  constructor(buffer: ArrayBuffer, memory?: GuestMemory) {
     this.#bits = new Uint8Array(buffer);
-    this.#table = memory.table;
-    this.#regions = memory.count;
+    this.#table = memory?.table ?? NO_TABLE;
+    this.#regions = memory?.count ?? 0;
   }
 
   /** Marks the pages of [at, at + bytes), guest physical. What lies behind the log's end is left out. */

@@ -8,13 +8,20 @@ import { AnnouncingRx } from './announce.ts';
 import type { VhostUserAttachment } from './attachment.ts';
 import { DirtyLog, type PageLog } from './dirty-log.ts';
 import type { GuestMemory } from './guest-memory.ts';
-import { type JournalRing, MAX_SECTIONS, SECTION_WORDS, WorkerJournal } from './journal.ts';
+import {
+  CARRIED_SECTIONS,
+  type JournalQueue,
+  type JournalRing,
+  MAX_SECTIONS,
+  SECTION_WORDS,
+  WorkerJournal,
+} from './journal.ts';
 import { type LoggedRing, LoggedRx, LoggedTx } from './logged.ts';
 import { PiecewiseLog } from './ring-windows.ts';
 import { type RingPlace, STATE_WORDS } from './vring.ts';
 
-/** A queue that knows where its ring will stand; packed ones do not. */
-const isTracked = (queue: object): queue is { readonly next: number } => 'next' in queue;
+/** A queue that knows where its ring will stand. */
+const isTracked = (queue: object): queue is JournalQueue => 'next' in queue;
 
 export class Extras {
   readonly #attachment: VhostUserAttachment;
@@ -34,8 +41,7 @@ export class Extras {
       this.#log = new DirtyLog(this.#logBuffer, memory);
       if (attachment.logAll) context.batch.copyLogs.push(this.#log);
     }
-    if (inflight && !attachment.packed && context.worker < MAX_SECTIONS)
-      this.#journal = this.#workerJournal(inflight.fd);
+    if (inflight && context.worker < MAX_SECTIONS) this.#journal = this.#workerJournal(inflight.fd);
   }
 
   rx(queue: RxQueue, place: RingPlace): RxQueue {
@@ -47,8 +53,8 @@ export class Extras {
     return new AnnouncingRx(logged, announce, this.#state(place), this.#context.counters);
   }
 
-  tx(queue: TxQueue, place: RingPlace): TxQueue {
-    if (!queue.shared) this.#track(queue, place);
+  tx(queue: TxQueue & { journaled: boolean }, place: RingPlace): TxQueue {
+    queue.journaled = this.#track(queue, place);
     const log = this.#ringLog(place);
     return log ? new LoggedTx(queue, log, this.#loggedRing(place)) : queue;
   }
@@ -82,16 +88,20 @@ export class Extras {
     const { batch, worker } = this.#context;
     if (batch.journal instanceof WorkerJournal) return batch.journal;
     const bytes = SECTION_WORDS * 4;
-    const journal = new WorkerJournal(new Int32Array(map(fd, (1 + worker) * bytes, bytes, { write: true, owner: 0 })));
+    const journal = new WorkerJournal(
+      new Int32Array(map(fd, (CARRIED_SECTIONS + worker) * bytes, bytes, { write: true, owner: 0 })),
+    );
     batch.journal = journal;
     return journal;
   }
 
-  #track(queue: object, place: RingPlace): void {
-    if (!this.#journal || !isTracked(queue)) return;
+  /** @returns whether the queue takes part in the journal. */
+  #track(queue: object, place: RingPlace): boolean {
+    if (!this.#journal || !isTracked(queue)) return false;
     const { low, high } = this.#attachment.inflight!;
     const ring = { low, high, ring: place.index, state: this.#state(place), queue };
     this.#journal.add(ring);
     this.#tracked.push(ring);
+    return true;
   }
 }

@@ -97,6 +97,7 @@ export class IommuTx implements TxQueue {
   readonly portNo: number;
   readonly queue: number;
   readonly shared: boolean;
+  readonly journaled: boolean;
   readonly #inner: TxQueue;
   readonly #iommu: IommuWorker;
   readonly #paused: number;
@@ -110,6 +111,7 @@ export class IommuTx implements TxQueue {
     this.portNo = inner.portNo;
     this.queue = inner.queue;
     this.shared = inner.shared;
+    this.journaled = inner.journaled === true;
     this.#inner = inner;
     this.#iommu = iommu;
     this.#paused = PAUSE + ring;

@@ -2,37 +2,53 @@
 /**
  * What makes a burst one step for rings in flight: a redo journal, kept in a file, that outlives a killed data plane.
  *
- * A burst touches several rings: its sender's, and those of all receivers. Their used indices cannot be stored at once. So
- * when all copies are done and before the first index is shown, the worker writes down where every ring will stand, and
- * then, with one store, that this is decided. A data plane killed before that store has shown nothing: the frames are taken
- * again from the sender's ring. One killed after it may have shown some: the next one shows the rest, ring by ring as guests
- * come back. Either way each frame arrives once.
+ * A burst touches several rings: its sender's, and those of all receivers. They cannot be changed at once. So when all
+ * copies are done and before anything is shown, the worker writes down how every ring will be, and then, with one store,
+ * that this is decided. A data plane killed before that store has shown nothing: the frames are taken again from the
+ * sender's ring. One killed after it may have shown some: the next one shows the rest, ring by ring as guests come back
+ * (redo.ts). Either way each frame arrives once, in its order.
  *
  * The file is the switch's own; no guest sees it. A row names its ring by a random number that the front end keeps for us in
  * the shared area of INFLIGHT_SHMFD (inflight.ts): that makes it certain that a ring is the one that was left, and not
- * another guest's. It is applied only where the used index still stands where the row says.
+ * another guest's. Of a ring there is one decision at a time: who decides about a shared one holds its lock until all that
+ * was decided is done.
  *
- * Layout, in 32-bit words: sections of SECTION_WORDS, section 0 carried over from earlier lives and written by the main
- * thread before any worker starts on the journal, section 1 + w of worker w. Word 0 of a section is its number of decided
- * rows, 0 while nothing is decided; rows of ROW_WORDS from word ROWS_AT on: name low, name high, ring, before << 16 | next.
+ * Layout, in 32-bit words: sections of SECTION_WORDS. Sections 0 and 1 hold in turn what is carried over from earlier lives,
+ * written by the main thread; section 2 + w is worker w's. Word 0 of a section is its number of decided rows, 0 while nothing
+ * is decided. Rows begin at word ROWS_AT: name low, name high, ring | PACKED_ROW, before << 16 | next, number of chains, and
+ * for each chain of a packed ring id | span << 16 and the bytes written (a split ring's used elements lie in it already).
  *
- * Outside: rings shared by several workers (their queue is shown under its lock, before the burst ends), and packed rings.
+ * Outside: frames of other kinds of port, and those that wait for the control plane's answer, are in no ring of a guest.
+ * Rings that would not fit into the section are left out; it takes some 8 000 frames for that.
  */
 import type { BurstJournal } from '#datapath/packet/batch.ts';
+import type { UsedChains } from './used-packed.ts';
 import { STATE_CURSOR } from './vring.ts';
 
-export const SECTION_WORDS = 4096;
-export const ROW_WORDS = 4;
-export const ROWS_AT = 4;
-export const MAX_ROWS_JOURNAL = (SECTION_WORDS - ROWS_AT) / ROW_WORDS;
+export const SECTION_WORDS = 16_384;
+/** Words of a row without chains, and of a chain. */
+export const ROW_WORDS = 5;
+export const CHAIN_WORDS = 2;
+export const ROWS_AT = 8;
+export const PACKED_ROW = 1 << 16;
+/** Sections in front of those of workers. */
+export const CARRIED_SECTIONS = 2;
 /** Workers that can have a section. */
 export const MAX_SECTIONS = 64;
-export const JOURNAL_BYTES = (1 + MAX_SECTIONS) * SECTION_WORDS * 4;
+export const JOURNAL_BYTES = (CARRIED_SECTIONS + MAX_SECTIONS) * SECTION_WORDS * 4;
 
 const CURSOR = STATE_CURSOR;
 const ROWS = ROWS_AT;
 const ROW = ROW_WORDS;
-const MOST = MAX_ROWS_JOURNAL;
+const CHAIN = CHAIN_WORDS;
+const WORDS = SECTION_WORDS;
+const PACKED = PACKED_ROW;
+
+/** Where a ring will stand when the burst at hand is done; of a packed one also the chains that will be used then. */
+export interface JournalQueue {
+  readonly next: number;
+  readonly waiting?: UsedChains;
+}
 
 /** A ring of a worker that takes part. */
 export interface JournalRing {
@@ -42,8 +58,7 @@ export interface JournalRing {
   readonly ring: number;
   /** The ring's row of shared state. */
   readonly state: Int32Array;
-  /** The queue on it: where the ring will stand when the burst at hand is done. */
-  readonly queue: { readonly next: number };
+  readonly queue: JournalQueue;
 }
 
 /** A worker's half: one for all of its ports. */
@@ -74,16 +89,31 @@ export class WorkerJournal implements BurstJournal {
     const rings = this.#rings;
     const count = rings.length;
     let rows = 0;
-    for (let i = 0; i < count && rows < MOST; i++) {
+    let at = ROWS;
+    for (let i = 0; i < count; i++) {
       const ring = rings[i]!;
       const before = ring.state[CURSOR]! & 0xffff;
       const next = ring.queue.next & 0xffff;
       if (before === next) continue;
-      const at = ROWS + rows * ROW;
+      const used = ring.queue.waiting;
+      const chains = used === undefined ? 0 : used.count;
+      if (at + ROW + chains * CHAIN > WORDS) continue;
       words[at] = ring.low;
       words[at + 1] = ring.high;
-      words[at + 2] = ring.ring;
+      words[at + 2] = used === undefined ? ring.ring : ring.ring | PACKED;
       words[at + 3] = (before << 16) | next;
+      words[at + 4] = chains;
+      at += ROW;
+      if (used !== undefined) {
+        const id = used.id;
+        const span = used.span;
+        const length = used.length;
+        for (let chain = 0; chain < chains; chain++) {
+          words[at] = id[chain]! | (span[chain]! << 16);
+          words[at + 1] = length[chain]!;
+          at += CHAIN;
+        }
+      }
       rows++;
     }
     if (rows > 0) Atomics.store(words, 0, rows);

@@ -120,6 +120,7 @@ export class LoggedTx implements TxQueue {
   readonly portNo: number;
   readonly queue: number;
   readonly shared: boolean;
+  readonly journaled: boolean;
   readonly #inner: TxQueue;
   readonly #log: RingLog;
 
@@ -127,6 +128,7 @@ export class LoggedTx implements TxQueue {
     this.portNo = inner.portNo;
     this.queue = inner.queue;
     this.shared = inner.shared;
+    this.journaled = inner.journaled === true;
     this.#inner = inner;
     this.#log = new RingLog(log, ring);
     // A queue that is made says that it wants no kicks.

@@ -1,9 +1,11 @@
 /** A virtqueue as the front end's messages describe it, and where that puts it in guest memory. */
 import { findUserAddress, type Place } from './guest-memory.ts';
-import type { InflightName, Journal } from './inflight.ts';
+import type { InflightName } from './inflight.ts';
 import { IOTLB_PAGE } from './iotlb-shared.ts';
+import type { Journal } from './journal-file.ts';
 import type { MemoryTable } from './memory-table.ts';
 import { findPlace } from './place-packed.ts';
+import { redoPacked, redoSplit, type Started } from './redo.ts';
 import { availableBytes, descriptorBytes, type RingPlace, usedBytes } from './vring.ts';
 import { EVENT_BYTES, FIRST_PLACE, packedDescriptorBytes } from './vring-packed.ts';
 import { IOTLB_READ, IOTLB_WRITE, MAX_RING_SIZE, VRING_LOG, type VringAddress } from './wire.ts';
@@ -134,15 +136,22 @@ export function startPlace(
   buffers: readonly ArrayBuffer[],
   packed: boolean,
   journal: { file: Journal; name: InflightName } | undefined,
-): number {
-  if (packed) {
-    const desc = new Uint32Array(buffers[place.descriptorRegion]!, place.descriptorOffset, 4 * place.size);
-    return findPlace(desc, place.size, ring.base ?? FIRST_PLACE);
-  }
-  const used = new Uint16Array(buffers[place.usedRegion]!, place.usedOffset, 2);
-  const now = used[1]!;
+): Started {
   const step = journal?.file.decided(journal.name, ring.index);
-  if (step?.before === now) Atomics.store(used, 1, step.next);
+  const started = packed
+    ? startPacked()
+    : redoSplit(new Uint16Array(buffers[place.usedRegion]!, place.usedOffset, 2), step);
+  // Only now that it is done: being killed before means doing it again.
   if (step) journal!.file.forget(journal!.name, ring.index);
-  return step?.before === now ? step.next : now;
+  return started;
+
+  function startPacked(): Started {
+    const desc = new Uint32Array(buffers[place.descriptorRegion]!, place.descriptorOffset, 4 * place.size);
+    const done = step && redoPacked(desc, place.size, step);
+    if (done) return done;
+    const before = desc.slice();
+    const found = findPlace(desc, place.size, ring.base ?? FIRST_PLACE);
+    // Chains were finished: nobody knows any more where they began.
+    return { place: found, from: before.every((word, i) => word === desc[i]) ? -1 : found };
+  }
 }

@@ -63,6 +63,8 @@ export class PackedRxQueue implements RxQueue {
   readonly #walker: PackedChainWalker;
   readonly #counters: PortCounters;
   readonly #frames: RxFrames;
+  /** Chains of this burst, to be given back. */
+  readonly waiting: UsedChains;
   readonly #used: UsedChains;
   readonly #headerBytes: number;
   readonly #eventIdx: boolean;
@@ -93,6 +95,7 @@ export class PackedRxQueue implements RxQueue {
     this.#counters = counters;
     this.#frames = new RxFrames(portNo, counters, options);
     this.#used = new UsedChains(vring, BURST, options.eventIdx);
+    this.waiting = this.#used;
     this.#headerBytes = options.headerBytes;
     this.#eventIdx = options.eventIdx;
     this.#headersEmpty = options.headersEmpty;
@@ -341,6 +344,12 @@ export class PackedRxQueue implements RxQueue {
       this.#bits ^= BOTH;
     }
     return walked === WALK_OK && this.#frames.lay(batch, slot, walker) ? 1 : 0;
+  }
+
+  /** Where the ring will stand when the burst at hand is given back. */
+  get next(): number {
+    if (this.#used.count === 0) return this.#vring.state[CURSOR]!;
+    return this.#entry | (this.#bits === AVAIL ? WRAP : 0);
   }
 
   complete(): void {

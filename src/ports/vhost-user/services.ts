@@ -4,12 +4,15 @@
  *
  * All of it is state of the main thread. What workers need of it is in `parts`, and reaches them with the next attachment.
  */
-import { close } from '#contract/os.ts';
+import { close, map, release } from '#contract/os.ts';
 import { checkFiles } from '../memory.ts';
 import { STATE_ANNOUNCE } from './announce.ts';
 import { BackendChannel } from './backend-channel.ts';
 import { NetConfig } from './config.ts';
-import { AREA_BYTES, type InflightName, Journal, makeArea, nameOf } from './inflight.ts';
+import { DirtyLog } from './dirty-log.ts';
+import { AREA_BYTES, type InflightName, makeArea, nameOf } from './inflight.ts';
+import { Journal } from './journal-file.ts';
+import type { Range } from './redo.ts';
 import { STATE_WORDS } from './vring.ts';
 import * as wire from './wire.ts';
 
@@ -39,6 +42,8 @@ export class Services {
   readonly #words: Int32Array;
   readonly #config: NetConfig;
   #log: LogPlace | undefined;
+  /** Written by this thread before there was a log. */
+  #unlogged: Range[] = [];
   #announce: readonly number[] | undefined;
   #channel: BackendChannel | undefined;
   /** Where rings of this connection are written down; undefined unless the front end keeps an area for us. */
@@ -74,12 +79,12 @@ export class Services {
    */
   setLog(payload: Uint8Array, fds: number[]): () => void {
     const old = this.#log;
-    const release = (): void => {
+    const letGo = (): void => {
       if (old) close(old.fd);
     };
     if (fds.length === 0) {
       this.#log = undefined;
-      return release;
+      return letGo;
     }
     const { size, offset } = wire.LOG.decode(payload);
     if (size === 0n || size > MOST || offset > MOST) throw new RangeError(`a log of ${size} bytes at ${offset}`);
@@ -87,7 +92,23 @@ export class Services {
     checkFiles([{ fd: next.fd, mmapOffset: next.offset, size: next.size }]);
     fds[0] = -1;
     this.#log = next;
-    return release;
+    this.#mark();
+    return letGo;
+  }
+
+  /** Rings of the guest were written while no worker had them. A log that comes later hears of it too. */
+  wrote(ranges: readonly Range[]): void {
+    this.#unlogged.push(...ranges);
+    this.#mark();
+  }
+
+  #mark(): void {
+    if (!this.#log || this.#unlogged.length === 0) return;
+    const { fd, offset, size } = this.#log;
+    const buffer = map(fd, offset, size, { write: true, owner: this.#portNo });
+    const log = new DirtyLog(buffer);
+    for (const { at, bytes } of this.#unlogged.splice(0)) log.mark(at, bytes);
+    release(buffer);
   }
 
   /** @param payload SEND_RARP's: an Ethernet address in its first six bytes. */
@@ -139,7 +160,7 @@ export class Services {
     const { queues, queueSize } = wire.INFLIGHT.decode(payload);
     const answer = new Uint8Array(payload.length);
     wire.INFLIGHT.encode({ size: BigInt(AREA_BYTES), offset: 0n, queues, queueSize }, answer);
-    return { payload: answer, fd: makeArea(this.#portNo) };
+    return { payload: answer, fd: makeArea() };
   }
 
   /** @throws RangeError for an impossible area. */
@@ -147,13 +168,14 @@ export class Services {
     if (fds.length !== 1) throw new RangeError('SET_INFLIGHT_FD came without a descriptor');
     const { size, offset } = wire.INFLIGHT.decode(payload);
     if (size > MOST || offset > MOST) throw new RangeError(`an inflight area of ${size} bytes at ${offset}`);
-    const name = nameOf(fds[0]!, Number(offset), Number(size), this.#portNo);
-    this.inflight = { file: Journal.of(this.#rundir), name };
+    const file = Journal.of(this.#rundir);
+    this.inflight = { file, name: nameOf(fds[0]!, Number(offset), Number(size), this.#portNo, file.name) };
   }
 
   /** Forgets what a reset forgets. @returns as `setLog`. */
   reset(): () => void {
     this.#announce = undefined;
+    this.#unlogged = [];
     Atomics.store(this.#words, ANNOUNCER, 0);
     return this.setLog(new Uint8Array(0), []);
   }

@@ -35,6 +35,8 @@ const MAX_PUSH = SLOTS;
 const ETHERNET = 14;
 /** Spins for the lock of a shared queue: some microseconds, more than a burst of another worker takes. */
 const LOCK_SPINS = 20_000;
+/** Milliseconds of waiting after that, where frames must not be lost. */
+const LOCK_WAITS = 100;
 const signal = eventfdSignal;
 const fits = fitsMtu;
 
@@ -54,6 +56,7 @@ export class PackedTxQueue implements TxQueue, BufferRing {
   readonly portNo: number;
   readonly queue: number;
   readonly shared: boolean;
+  journaled = false;
   readonly #vring: PackedVring;
   readonly #walker: PackedChainWalker;
   readonly #counters: PortCounters;
@@ -63,9 +66,11 @@ export class PackedTxQueue implements TxQueue, BufferRing {
   readonly #longest: number;
   readonly #pieces = new FramePieces();
   readonly #sender: FrameSender;
+  /** Chains pushed and not yet published. */
+  readonly waiting: UsedChains;
   readonly #used: UsedChains;
   #region = 0;
-  /** Place before the last push. */
+  /** Place before those. */
   #before = 0;
   /** Entry to take next, and the AVAIL and USED bits that make it available. */
   #entry = 0;
@@ -100,6 +105,7 @@ export class PackedTxQueue implements TxQueue, BufferRing {
     this.#longest = options.mtu + ETHERNET;
     this.#sender = new FrameSender(this, this.#pieces, counters, options);
     this.#used = new UsedChains(vring, vring.size, options.eventIdx);
+    this.waiting = this.#used;
     // New buffers are seen by looking: no kicks wanted.
     vring.deviceEvent[0] = EVENT_DISABLE << 16;
   }
@@ -108,6 +114,11 @@ export class PackedTxQueue implements TxQueue, BufferRing {
     const state = this.#vring.state;
     for (let spin = 0; spin < LOCK_SPINS; spin++) {
       if (state[LOCK] === 0 && Atomics.compareExchange(state, LOCK, 0, 1) === 0) return true;
+    }
+    // The holder's thread lost its CPU. Frames in flight are worth waiting for.
+    for (let wait = 0; this.journaled && wait < LOCK_WAITS; wait++) {
+      Atomics.wait(state, LOCK, 1, 1);
+      if (Atomics.compareExchange(state, LOCK, 0, 1) === 0) return true;
     }
     return false;
   }
@@ -124,11 +135,13 @@ export class PackedTxQueue implements TxQueue, BufferRing {
       slots[base + RING_FULL]! += n - MAX_PUSH;
       n = MAX_PUSH;
     }
-    const place = state[CURSOR]!;
-    this.#before = place;
-    this.#entry = place & ENTRY_MASK;
-    this.#bits = (place & WRAP) !== 0 ? AVAIL : USED;
-    this.#used.cut(0, 0);
+    if (this.#used.count === 0) {
+      const place = state[CURSOR]!;
+      this.#before = place;
+      this.#entry = place & ENTRY_MASK;
+      this.#bits = (place & WRAP) !== 0 ? AVAIL : USED;
+      this.#used.cut(0, 0);
+    }
     if (state[STATE_BROKEN] !== 0) {
       slots[base + PORT_DOWN]! += n;
       return 0;
@@ -404,6 +417,12 @@ export class PackedTxQueue implements TxQueue, BufferRing {
 
   empty(): void {
     this.#used.length.fill(0, this.#markCount, this.#used.count);
+  }
+
+  /** Where the ring will stand when what was pushed is published. */
+  get next(): number {
+    if (this.#used.count === 0) return this.#vring.state[CURSOR]!;
+    return this.#entry | (this.#bits === AVAIL ? WRAP : 0);
   }
 
   publish(): void {

@@ -57,6 +57,8 @@ const MAX_PUSH = SLOTS;
 const ETHERNET = 14;
 /** Spins for the lock of a shared queue: some microseconds, more than a burst of another worker takes. */
 const LOCK_SPINS = 20_000;
+/** Milliseconds of waiting after that, where frames must not be lost. */
+const LOCK_WAITS = 100;
 
 const counter = (name: PortCounter): number => portCounter(name);
 const TX_PACKETS = counter('tx_packets');
@@ -75,6 +77,7 @@ export class VhostTxQueue implements TxQueue, BufferRing {
   readonly portNo: number;
   readonly queue: number;
   readonly shared: boolean;
+  journaled = false;
   readonly #vring: Vring;
   readonly #memory: ChainWalker['memory'];
   readonly #counters: PortCounters;
@@ -86,7 +89,7 @@ export class VhostTxQueue implements TxQueue, BufferRing {
   #region = 0;
   /** Available index as last seen; only for a queue that is not shared. */
   #seen = 0;
-  /** Chains taken by the last push: its place before, and after. */
+  /** Chains pushed and not yet published: the place before them, and behind them. */
   #before = 0;
   #now = 0;
   #available = 0;
@@ -118,6 +121,7 @@ export class VhostTxQueue implements TxQueue, BufferRing {
     this.#delivery = new Delivery(vring, walker, options.headerBytes, options.mergeable);
     this.#sender = new FrameSender(this, this.#delivery, counters, options);
     this.#now = vring.state[CURSOR]!;
+    this.#before = this.#now;
     this.#seen = this.#now;
     // New buffers are seen by looking: no kicks wanted.
     if (options.eventIdx) vring.used16[2 + 4 * vring.size] = (this.#now - 1) & 0xffff;
@@ -128,6 +132,11 @@ export class VhostTxQueue implements TxQueue, BufferRing {
     const state = this.#vring.state;
     for (let spin = 0; spin < LOCK_SPINS; spin++) {
       if (state[LOCK] === 0 && Atomics.compareExchange(state, LOCK, 0, 1) === 0) return true;
+    }
+    // The holder's thread lost its CPU. Frames in flight are worth waiting for.
+    for (let wait = 0; this.journaled && wait < LOCK_WAITS; wait++) {
+      Atomics.wait(state, LOCK, 1, 1);
+      if (Atomics.compareExchange(state, LOCK, 0, 1) === 0) return true;
     }
     return false;
   }
@@ -144,9 +153,11 @@ export class VhostTxQueue implements TxQueue, BufferRing {
       slots[base + RING_FULL]! += n - MAX_PUSH;
       n = MAX_PUSH;
     }
-    const cursor = vring.state[CURSOR]!;
-    this.#before = cursor;
-    this.#now = cursor;
+    if (this.#now === this.#before) {
+      this.#before = vring.state[CURSOR]!;
+      this.#now = this.#before;
+    }
+    const cursor = this.#now;
     this.#available = this.#look(cursor, n);
     if (this.#available > vring.size && vring.state[STATE_BROKEN] === 0) vring.state[STATE_BROKEN] = BROKEN_INDEX;
     if (vring.state[STATE_BROKEN] !== 0) {
@@ -387,9 +398,9 @@ export class VhostTxQueue implements TxQueue, BufferRing {
     return BAD_DESCRIPTOR;
   }
 
-  /** Where the ring will stand when the last push is published. */
+  /** Where the ring will stand when what was pushed is published. */
   get next(): number {
-    return this.#now;
+    return this.#now === this.#before ? this.#vring.state[CURSOR]! : this.#now;
   }
 
   publish(): void {

@@ -36,6 +36,8 @@ export interface DriverOptions {
   cut?: number;
   /** Bytes of the file, and of one region over all of it, in front of the driver's memory. */
   high?: number;
+  /** Bytes of memory, above 1 MiB; MEMORY_BYTES if not given. */
+  bytes?: number;
   /** Packed rings: any size. */
   packed?: boolean;
 }
@@ -231,13 +233,17 @@ export class Driver {
   readonly attachment: VhostUserAttachment;
   readonly headerBytes: number;
   #nextTx = BUFFERS_AT;
-  #nextRx = BUFFERS_AT + (MEMORY_BYTES - BUFFERS_AT) / 2;
+  readonly #rxAt: number;
+  #nextRx: number;
 
   constructor(portNo: number, options: DriverOptions = {}) {
     const size = options.size ?? 256;
     const high = options.high ?? 0;
-    this.fd = memfd('driver', high + MEMORY_BYTES);
-    this.buffer = map(this.fd, high, MEMORY_BYTES, { write: true, owner: 0 });
+    const length = options.bytes ?? MEMORY_BYTES;
+    this.#rxAt = BUFFERS_AT + (length - BUFFERS_AT) / 2;
+    this.#nextRx = this.#rxAt;
+    this.fd = memfd('driver', high + length);
+    this.buffer = map(this.fd, high, length, { write: true, owner: 0 });
     this.bytes = Buffer.from(this.buffer);
     const view = new DataView(this.buffer);
     this.rxRing = options.packed ? new PackedRing(view, 0, size) : new Ring(view, 0, size);
@@ -251,7 +257,7 @@ export class Driver {
       ...options.rx,
     };
     this.headerBytes = rx.headerBytes;
-    const cut = options.cut ?? 1 << 23;
+    const cut = options.cut ?? length / 2;
     const place = (index: number, ring: Ring): RingPlace => ({
       index,
       size,
@@ -278,8 +284,8 @@ export class Driver {
       generation: generation++,
       regions:
         high > 0
-          ? [{ ...region(0, high + MEMORY_BYTES), guestAddress: GUEST_BASE - high }]
-          : [region(0, cut), region(cut, MEMORY_BYTES - cut)],
+          ? [{ ...region(0, high + length), guestAddress: GUEST_BASE - high }]
+          : [region(0, cut), region(cut, length - cut)],
       rings: [place(0, this.rxRing), place(1, this.txRing)],
       packed: options.packed ?? false,
       state: this.state,
@@ -316,7 +322,7 @@ export class Driver {
   /** Puts a frame with its virtio-net header on the transmit ring. */
   send(frame: Uint8Array, shape: Shape = { cuts: [], indirect: false }, header?: Uint8Array): boolean {
     const whole = Buffer.concat([Buffer.from(header ?? new Uint8Array(this.headerBytes)), frame]);
-    if (this.#nextTx + whole.length + 64 > BUFFERS_AT + (MEMORY_BYTES - BUFFERS_AT) / 2) return false;
+    if (this.#nextTx + whole.length + 64 > this.#rxAt) return false;
     const pieces = this.#cut(this.#nextTx, whole.length, shape.cuts);
     if (!this.txRing.addChain(pieces, false, shape.indirect)) return false;
     this.bytes.set(whole, this.#nextTx);
@@ -326,7 +332,7 @@ export class Driver {
 
   /** Offers a receive buffer. */
   post(length: number, shape: Shape = { cuts: [], indirect: false }): boolean {
-    if (this.#nextRx + length + 64 > MEMORY_BYTES) return false;
+    if (this.#nextRx + length + 64 > this.buffer.byteLength) return false;
     if (!this.rxRing.addChain(this.#cut(this.#nextRx, length, shape.cuts), true, shape.indirect)) return false;
     this.bytes.fill(0xee, this.#nextRx, this.#nextRx + length + 3);
     this.#nextRx += length + 3;
@@ -354,7 +360,7 @@ export class Driver {
     this.rxRing.restart();
     this.txRing.restart();
     this.#nextTx = BUFFERS_AT;
-    this.#nextRx = BUFFERS_AT + (MEMORY_BYTES - BUFFERS_AT) / 2;
+    this.#nextRx = this.#rxAt;
   }
 
   close(): void {

@@ -1,4 +1,5 @@
 /** A data plane that dies at any step of a burst: the next one delivers each frame once to each receiver. */
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { PORT_ROW } from '#contract/catalogue.ts';
@@ -8,8 +9,9 @@ import type { VhostUserAttachment } from '#ports/vhost-user/attachment.ts';
 import { Extras } from '#ports/vhost-user/extras.ts';
 import { vhostPort } from '#ports/vhost-user/factory.ts';
 import { GuestMemory } from '#ports/vhost-user/guest-memory.ts';
-import { type InflightName, Journal, makeArea, nameOf } from '#ports/vhost-user/inflight.ts';
+import { type InflightName, makeArea, nameOf } from '#ports/vhost-user/inflight.ts';
 import { WorkerJournal } from '#ports/vhost-user/journal.ts';
+import { Journal } from '#ports/vhost-user/journal-file.ts';
 import { Ring, startPlace } from '#ports/vhost-user/ring.ts';
 import { STATE_CURSOR, STATE_WORDS } from '#ports/vhost-user/vring.ts';
 import { removeScratchDir, scratchDir } from '../../support/process.ts';
@@ -25,11 +27,11 @@ class Guest {
   readonly name: InflightName;
   port: WorkerPort | undefined;
 
-  constructor(portNo: number) {
+  constructor(portNo: number, journal: Journal) {
     this.driver = new Driver(portNo);
-    const fd = makeArea(portNo);
-    this.name = nameOf(fd, 0, 4096, portNo);
-    if (nameOf(fd, 0, 4096, portNo).low !== this.name.low) throw new Error('the name of an area changes');
+    const fd = makeArea();
+    this.name = nameOf(fd, 0, 4096, portNo, journal.name);
+    if (nameOf(fd, 0, 4096, portNo, journal.name).low !== this.name.low) throw new Error('the name of an area changes');
     close(fd);
   }
 
@@ -39,7 +41,7 @@ class Guest {
     const memory = new GuestMemory(attachment.regions, attachment.portNo);
     for (const place of attachment.rings) {
       const at = startPlace(new Ring(place.index), place, memory.buffers, false, { file: journal, name: this.name });
-      new Int32Array(state)[place.index * STATE_WORDS + STATE_CURSOR] = at;
+      new Int32Array(state)[place.index * STATE_WORDS + STATE_CURSOR] = at.place;
     }
     memory.close();
     const inflight = { ...this.name, fd: journal.fd };
@@ -71,9 +73,9 @@ for (const [last, name] of STEPS.entries()) {
   test.serial(`killed when a burst is ${name}: every frame arrives once`, (t) => {
     const dir = scratchDir('rwj');
     const path = join(dir, 'journal');
-    const guests = [1, 2, 3].map((portNo) => new Guest(portNo));
+    let journal = new Journal(path);
+    const guests = [1, 2, 3].map((portNo) => new Guest(portNo, journal));
     try {
-      let journal = new Journal(path);
       for (const guest of guests) guest.attach(journal);
       t.true(batch.journal instanceof WorkerJournal);
       for (let i = 0; i < 2 * FRAMES; i++) {
@@ -121,7 +123,7 @@ test('a decision is applied only to the ring that it names, and where that still
     const ring = { low: 1, high: 2, ring: 0, state, queue: { next: 3 } };
     worker.add(ring);
     worker.decide();
-    t.deepEqual([...words.subarray(0, 8)], [1, 0, 0, 0, 1, 2, 0, 3]);
+    t.deepEqual([...words.subarray(0, 13)], [1, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 3, 0]);
     worker.done();
     t.is(words[0], 0);
     worker.remove(ring);
@@ -132,6 +134,33 @@ test('a decision is applied only to the ring that it names, and where that still
     driver.close();
     removeScratchDir(dir);
   }
+});
+
+test('an area that another journal knew gets another name', (t) => {
+  const fd = makeArea();
+  const [one, two] = [
+    { low: 1, high: 2 },
+    { low: 1, high: 3 },
+  ];
+  const name = nameOf(fd, 0, 4096, 1, one);
+  t.deepEqual(nameOf(fd, 0, 4096, 1, one), name);
+  const other = nameOf(fd, 0, 4096, 1, two);
+  t.notDeepEqual(other, name);
+  t.notDeepEqual(nameOf(fd, 0, 4096, 1, one), name, 'what the first had decided is void for ever');
+  t.throws(() => nameOf(fd, 0, 16, 1, one), { instanceOf: RangeError });
+  close(fd);
+});
+
+test('a journal of another version says nothing', (t) => {
+  const dir = scratchDir('rwj');
+  const path = join(dir, 'journal');
+  writeFileSync(path, Buffer.alloc(1 << 16, 7));
+  const journal = new Journal(path);
+  t.is(journal.decided({ low: 0x07070707, high: 0x07070707 }, 7), undefined);
+  const { name } = journal;
+  journal.close();
+  t.deepEqual(new Journal(path).name, name);
+  removeScratchDir(dir);
 });
 
 test('where a front end wants frames only, queues are used as they are', (t) => {
