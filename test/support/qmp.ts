@@ -54,6 +54,11 @@ export class Qmp {
   /** Moves the guest to the QEMU that listens at `uri`. @returns what QEMU says about it in the end. */
   async migrate(uri: string): Promise<Migration> {
     await this.run('migrate', { uri });
+    return this.migrated();
+  }
+
+  /** Resolves when the migration under way has ended. */
+  migrated(): Promise<Migration> {
     return until(
       'the migration to end',
       async () => {
