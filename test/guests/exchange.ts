@@ -204,8 +204,8 @@ export async function exchange(lab: GuestLab, row: Row): Promise<Outcome> {
       throw new Error(`UDP from guest ${sender}: ${lost} of ${datagrams} datagrams were lost`);
     udp[sender] = { sent: datagrams, lost };
   }
-  await content(a, b, ADDRESS.a);
-  await content(b, a, `[${ADDRESS6.b}]`);
+  await content(a, b, `[${ADDRESS6.a}]`);
+  await content(b, a, ADDRESS.b);
 
   for (const side of SIDES) {
     const wrong = gained(errorsBefore[side], await errorsOf(side));
