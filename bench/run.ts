@@ -8,6 +8,7 @@ import { constants, loadavg, setPriority } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { Command, InvalidArgumentError } from 'commander';
 import type { Bench, BenchOptions, BenchResult } from './bench.ts';
+import { attackBench } from './system/attack.ts';
 import { controlKill } from './system/control-kill.ts';
 import { flowMods } from './system/flow-mods.ts';
 import { guests } from './system/guests.ts';
@@ -36,6 +37,7 @@ const SYSTEM: Bench[] = [
   ladder,
   guests,
   soakBench,
+  attackBench,
 ];
 const STAGE_DIR = fileURLToPath(new URL('stage/', import.meta.url));
 
