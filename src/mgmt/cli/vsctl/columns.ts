@@ -216,7 +216,11 @@ function interfaceStatus({ spec, state }: DraftPort): Value {
   // A bridge's own port without a device has no state, but says why it has none.
   if (!state?.state) return mapOf(state?.status ?? {});
   const mode: Columns = spec.options.mode ? { mode: spec.options.mode } : {};
-  return mapOf({ ...mode, status: state.linkUp ? 'connected' : 'disconnected', state: state.state, ...state.status });
+  const error: Columns = state.error ? { error: state.error } : {};
+  return mapOf({
+    ...{ ...mode, status: state.linkUp ? 'connected' : 'disconnected', state: state.state },
+    ...{ ...error, ...state.status },
+  });
 }
 
 function interfaceStatistics({ state }: DraftPort): Value {
