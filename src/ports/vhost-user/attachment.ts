@@ -57,7 +57,8 @@ class VhostWorkerPort implements WorkerPort {
   readonly #windows: RingWindows;
 
   constructor(attachment: VhostUserAttachment, context: WorkerContext, memory: GuestMemory) {
-    const { portNo, rings, state, rx, tx } = attachment;
+    const { portNo, rings, state, rx } = attachment;
+    const tx = attachment.logAll ? { ...attachment.tx, logged: true } : attachment.tx;
     const { counters, worker, workers } = context;
     this.portNo = portNo;
     this.generation = attachment.generation;

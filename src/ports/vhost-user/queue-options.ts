@@ -22,4 +22,6 @@ export interface TxOptions {
   readonly mtu: number;
   /** Looks at a full ring again, at most (tx-retries-max). */
   readonly retries: number;
+  /** Every write to guest memory is logged: all of them must be copies of the batch. */
+  readonly logged?: boolean;
 }

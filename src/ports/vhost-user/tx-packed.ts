@@ -61,6 +61,7 @@ export class PackedTxQueue implements TxQueue, BufferRing {
   readonly #walker: PackedChainWalker;
   readonly #counters: PortCounters;
   readonly #headerBytes: number;
+  readonly #logged: boolean;
   readonly #mergeable: boolean;
   readonly #retries: number;
   readonly #longest: number;
@@ -100,6 +101,7 @@ export class PackedTxQueue implements TxQueue, BufferRing {
     this.#walker = walker;
     this.#counters = counters;
     this.#headerBytes = options.headerBytes;
+    this.#logged = options.logged === true;
     this.#mergeable = options.mergeable;
     this.#retries = options.retries;
     this.#longest = options.mtu + ETHERNET;
@@ -196,7 +198,7 @@ export class PackedTxQueue implements TxQueue, BufferRing {
 
   /** The straight path, from packet i on. @returns the first packet that it is not for. No call in its loop, as in tx.ts. */
   #pushPlain(batch: PacketBatch, list: Int32Array, i: number, n: number): number {
-    if (this.#headerBytes !== 12) return i;
+    if (this.#headerBytes !== 12 || this.#logged) return i;
     const vring = this.#vring;
     const size = vring.size;
     const desc = vring.desc;

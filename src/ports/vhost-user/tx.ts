@@ -83,6 +83,7 @@ export class VhostTxQueue implements TxQueue, BufferRing {
   readonly #counters: PortCounters;
   readonly #options: TxOptions;
   readonly #headerBytes: number;
+  readonly #logged: boolean;
   readonly #longest: number;
   readonly #delivery: Delivery;
   readonly #sender: FrameSender;
@@ -117,6 +118,7 @@ export class VhostTxQueue implements TxQueue, BufferRing {
     this.#counters = counters;
     this.#options = options;
     this.#headerBytes = options.headerBytes;
+    this.#logged = options.logged === true;
     this.#longest = options.mtu + ETHERNET;
     this.#delivery = new Delivery(vring, walker, options.headerBytes, options.mergeable);
     this.#sender = new FrameSender(this, this.#delivery, counters, options);
@@ -217,7 +219,7 @@ export class VhostTxQueue implements TxQueue, BufferRing {
    * No call in its loop: after one, V8 would check every view again.
    */
   #pushPlain(batch: PacketBatch, list: Int32Array, i: number, n: number): number {
-    if (this.#headerBytes !== 12) return i;
+    if (this.#headerBytes !== 12 || this.#logged) return i;
     const vring = this.#vring;
     const size = vring.size;
     const mask = size - 1;
