@@ -1,5 +1,5 @@
 /** What a group of cases has in common: two ports, the kinds of their rings, the features agreed on, the memory. */
-import type { DriverOptions } from '../ports/vhost-user/driver.ts';
+import type { VhostUserAttachment } from '#ports/vhost-user/attachment.ts';
 import type { RegionPlan } from './arena.ts';
 import { PAGE } from './arena.ts';
 import type { Random } from './random.ts';
@@ -12,8 +12,8 @@ export interface SidePlan {
   readonly packed: boolean;
   readonly size: number;
   readonly regions: readonly RegionPlan[];
-  readonly rx: Required<NonNullable<DriverOptions['rx']>>;
-  readonly tx: Required<NonNullable<DriverOptions['tx']>>;
+  readonly rx: NonNullable<VhostUserAttachment['rx']>;
+  readonly tx: NonNullable<VhostUserAttachment['tx']>;
   /** Where the rings stand when the group begins. */
   readonly startAt: number;
   readonly logged: boolean;
