@@ -3,7 +3,8 @@
  *
  * A socket file left by a dead process is removed; one that somebody listens on, and any other kind of file, is an error.
  * While a connection is in use, further ones wait in the socket's backlog: a guest that restarts faster than its old
- * connection is taken apart is served right after.
+ * connection is taken apart is served right after. One that connects without end is served so many times a second and no
+ * more, so that it cannot have the thread that serves the other ports.
  */
 import { chownSync, lstatSync, mkdirSync, statSync, unlinkSync } from 'node:fs';
 import { dirname } from 'node:path';
@@ -12,6 +13,9 @@ import type { SocketOwner } from '../options.ts';
 
 const FIRST_RETRY_MS = 50;
 const LAST_RETRY_MS = 250;
+/** Connections that a listening socket takes at once, and per second in the long run. */
+const MOST_AT_ONCE = 50;
+const MOST_PER_SECOND = 50;
 
 export interface SocketSettings {
   /** `server`: the switch listens; `client`: the switch connects, again and again. */
@@ -36,6 +40,9 @@ export class Endpoint {
   #timer: NodeJS.Timeout | undefined;
   #delay = FIRST_RETRY_MS;
   #open = false;
+  /** Connections that may be taken at `#allowedAt` (ms). */
+  #allowed = MOST_AT_ONCE;
+  #allowedAt = performance.now();
 
   constructor(settings: SocketSettings, onConnection: (fd: number) => void, onTrouble: (reason: string) => void) {
     this.#settings = settings;
@@ -59,7 +66,7 @@ export class Endpoint {
   released(): void {
     if (!this.#open) return;
     if (this.#settings.mode === 'client') this.#later();
-    else this.#watcher.add(this.#listener!.fd);
+    else this.#listenAgain();
   }
 
   /** The connection came to life: the next retry starts early again. */
@@ -80,7 +87,17 @@ export class Endpoint {
     const fd = accept(listenFd);
     if (fd < 0) return;
     this.#watcher.remove(listenFd);
+    this.#allowed--;
     this.#onConnection(fd);
+  }
+
+  #listenAgain(): void {
+    clearTimeout(this.#timer);
+    const now = performance.now();
+    this.#allowed = Math.min(MOST_AT_ONCE, this.#allowed + ((now - this.#allowedAt) * MOST_PER_SECOND) / 1000);
+    this.#allowedAt = now;
+    if (this.#allowed >= 1) this.#watcher.add(this.#listener!.fd);
+    else this.#timer = setTimeout(() => this.#listenAgain(), ((1 - this.#allowed) * 1000) / MOST_PER_SECOND);
   }
 
   #connect(): void {

@@ -25,6 +25,32 @@ test('a listening endpoint hands over one connection at a time; the next waits i
   for (const fd of [...guests, ...got]) close(fd);
 });
 
+test('who connects without end is served at a bounded rate, and nobody is forgotten', async (t) => {
+  const path = join(dir, 'storm');
+  let served = 0;
+  const endpoint = new Endpoint(
+    settings(path, 'server'),
+    (fd) => {
+      served++;
+      close(fd);
+      setImmediate(() => endpoint.released());
+    },
+    t.fail,
+  );
+  endpoint.start();
+  const start = performance.now();
+  const guests: number[] = [];
+  for (let i = 0; i < 80; i++) {
+    guests.push(unixConnect(path));
+    await sleep(0);
+  }
+  await until('all to be served', () => served === 80);
+  // 50 at once and 50 a second: the last of 80 not before 0.6 s.
+  t.true(performance.now() - start > 500);
+  endpoint.stop();
+  for (const fd of guests) close(fd);
+});
+
 const listenAt = (path: string): Endpoint => {
   const endpoint = new Endpoint(settings(path, 'server'), close, () => undefined);
   endpoint.start();
