@@ -23,6 +23,7 @@ const ATTACKS: readonly (readonly [attack: string, peace: string])[] = [
   ['kicks', 'idle'],
   ['bad-descriptors', 'frames'],
   ['bad-chains', 'frames'],
+  ['blocking-call', 'frames'],
   ['loops', 'idle'],
   ['indices', 'idle'],
   ['truncated', 'idle'],

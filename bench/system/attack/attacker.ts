@@ -1,18 +1,49 @@
-/** A guest that attacks the switch through the port at argv[2], in the way argv[3], until it is killed. */
+/**
+ * A guest that attacks the switch through the port at argv[2], in the way argv[3], until it is killed. Whatever it does, it has
+ * the same share of its core, so that the neighbours' load generator beside it has the same rest.
+ */
 import { randomBytes } from 'node:crypto';
-import { close, eventfdSignal, sendWithFds, unixConnect } from '#contract/os.ts';
+import { writeSync } from 'node:fs';
+import { close, eventfd, eventfdSignal, sendWithFds, unixConnect } from '#contract/os.ts';
 import { encodeRequest, SET_MEM_TABLE } from '#ports/vhost-user/wire.ts';
-import { HostileGuest, TX } from '../../../test/support/hostile-guest.ts';
+import { HostileGuest, RX, TX } from '../../../test/support/hostile-guest.ts';
 import { sleep } from '../../../test/support/process.ts';
 
 const [path, kind] = process.argv.slice(2) as [string, string];
-const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 const open = (): Promise<HostileGuest> => HostileGuest.open({ path });
 const SIZE = 64;
 const heads = Array.from({ length: SIZE }, (_, i) => i);
 
+/** Share of a core that every attack has, and how long a stretch of it lasts. */
+const SHARE = 0.3;
+const WINDOW_MS = 10;
+
+/** CPU time of this process, in ms. */
+const cpuMs = (): number => {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+};
+
+/** Does `act` in stretches until the share of the core is used up; what an attack does in between counts as well. */
+async function paced(act: () => void): Promise<never> {
+  for (let wall = performance.now(), cpu = cpuMs(); ; ) {
+    await sleep(WINDOW_MS);
+    const wanted = cpu + (performance.now() - wall) * SHARE;
+    wall = performance.now();
+    while (cpuMs() < wanted) for (let i = 0; i < 100; i++) act();
+    cpu = Math.max(wanted, cpuMs());
+  }
+}
+
+let burnt = 0;
+/** Work that nobody sees. */
+const burn = (): void => {
+  burnt = (burnt + 1) | 0;
+};
+
 /** Connects again and again; each time `act` ends the connection. */
 async function again(act: (guest: HostileGuest) => Promise<void> | void): Promise<never> {
+  void paced(burn);
   for (;;) {
     const guest = await open().catch(() => undefined);
     if (!guest) {
@@ -27,17 +58,13 @@ async function again(act: (guest: HostileGuest) => Promise<void> | void): Promis
 
 /** Publishes the same descriptors as fast as they come back. */
 async function flood(prepare: (guest: HostileGuest, i: number) => void): Promise<never> {
-  const guest = await open();
+  return flooding(await open(), prepare);
+}
+
+async function flooding(guest: HostileGuest, prepare: (guest: HostileGuest, i: number) => void): Promise<never> {
   for (const i of heads) prepare(guest, i);
   guest.avail(TX, heads);
-  let index = 0;
-  for (;;) {
-    for (let round = 0; round < 1000; round++) {
-      index = (guest.usedIndex(TX) + SIZE) & 0xffff;
-      guest.publish(TX, index);
-    }
-    await turn();
-  }
+  return paced(() => guest.publish(TX, (guest.usedIndex(TX) + SIZE) & 0xffff));
 }
 
 const plain = (guest: HostileGuest, i: number): void => {
@@ -46,6 +73,7 @@ const plain = (guest: HostileGuest, i: number): void => {
 };
 
 const bytesOnly = async (send: (fd: number) => Promise<void> | void): Promise<never> => {
+  void paced(burn);
   for (;;) {
     try {
       const fd = unixConnect(path);
@@ -54,19 +82,15 @@ const bytesOnly = async (send: (fd: number) => Promise<void> | void): Promise<ne
     } catch {
       await sleep(1);
     }
-    await turn();
+    await sleep(1);
   }
 };
 const put = (fd: number, bytes: Uint8Array): number => sendWithFds(fd, bytes, 0, bytes.length, null, 0);
 
 const KINDS: Record<string, () => Promise<never>> = {
-  // As busy as the others, on memory of its own.
   idle: async () => {
-    const guest = await open();
-    for (;;) {
-      for (let i = 0; i < 1000; i++) guest.view(TX).setUint32(guest.block(TX).buffersAt, i);
-      await turn();
-    }
+    await open();
+    return paced(burn);
   },
   frames: () => flood(plain),
   'bad-descriptors': () => flood((guest, i) => guest.descriptor(TX, i, { address: 1n << 45n, length: 100 })),
@@ -75,10 +99,16 @@ const KINDS: Record<string, () => Promise<never>> = {
   kicks: async () => {
     const guest = await open();
     const { kickFd } = guest.plan(TX);
-    for (;;) {
-      for (let i = 0; i < 1000; i++) eventfdSignal(kickFd);
-      await turn();
-    }
+    return paced(() => eventfdSignal(kickFd));
+  },
+  'blocking-call': async () => {
+    // One less than a counter can hold: the next signal but one would wait for ever.
+    const callFd = eventfd();
+    writeSync(callFd, Buffer.from(new BigUint64Array([2n ** 64n - 2n]).buffer));
+    const guest = await HostileGuest.open({ path }, false);
+    const plans = [guest.plan(RX), guest.plan(TX)].map((plan) => ({ ...plan, callFd }));
+    await guest.start(guest.memory.regions, plans);
+    return flooding(guest, plain);
   },
   loops: () =>
     again((guest) => {

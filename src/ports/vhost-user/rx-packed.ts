@@ -46,6 +46,8 @@ const BOTH = PACKED_AVAIL | PACKED_USED;
 /** Flags that tell a plain available descriptor from all others. */
 const PLAIN = BOTH | DESC_NEXT | DESC_WRITE | DESC_INDIRECT;
 const ETHERNET = 14;
+/** Bad chains that end a burst. */
+const MOST_REFUSED = 4;
 const LOOPS = -1;
 const WAITS = -2;
 const signal = eventfdSignal;
@@ -120,6 +122,7 @@ export class PackedRxQueue implements RxQueue {
     this.#bits = bits;
     let slot = 0;
     let tried = -1;
+    let refused = 0;
     const untouched = whole && this.#headersEmpty;
     while (used.count < MAX_BURST && used.entries < size) {
       slot += untouched ? this.#takeWhole(batch, slot) : this.#takePlain(batch, slot);
@@ -136,6 +139,8 @@ export class PackedRxQueue implements RxQueue {
         break;
       }
       slot += result;
+      // A guest that sends nonsense gets no more of a round than one that sends frames.
+      if (result === 0 && ++refused === MOST_REFUSED) break;
     }
     if (slot === 0) {
       this.complete();

@@ -41,6 +41,8 @@ const END = TABLE_END;
 const DELTA = TABLE_DELTA;
 const STRIDE = TABLE_STRIDE;
 const ETHERNET = 14;
+/** Bad chains that end a burst. */
+const MOST_REFUSED = 4;
 const LOOPS = -1;
 const WAITS = -2;
 const passes = passesEvent;
@@ -113,6 +115,7 @@ export class VhostRxQueue implements RxQueue {
     let slot = 0;
     let broken = 0;
     let tried = -1;
+    let refused = 0;
     let i = 0;
     const untouched = whole && this.#headersEmpty;
     while (i < n) {
@@ -139,6 +142,8 @@ export class VhostRxQueue implements RxQueue {
       }
       slot += result;
       i++;
+      // A guest that sends nonsense gets no more of a round than one that sends frames.
+      if (result === 0 && ++refused === MOST_REFUSED) break;
     }
     this.#taken = i;
     if (broken !== 0) this.#broken(broken);
