@@ -243,7 +243,8 @@ test('short and oversize frames and false offload fields are dropped under their
   header[1] = 1;
   from.driver.send(frameOf(640, 0), undefined, header);
   from.driver.send(frameOf(64, 0));
-  while (forward(from, to) > 0);
+  // A burst ends at a few bad chains.
+  for (let burst = 0; burst < 4; burst++) forward(from, to);
   t.like(from.counts(), { rx_short_frame: 2, rx_oversize: 2, rx_bad_offload: 2, rx_packets: 1 });
   t.true(to.driver.receive()[0]!.frame.equals(frameOf(64, 0)));
   from.close();
