@@ -241,6 +241,11 @@ export class RingCase {
     if (from.broken !== 0 || to.broken !== 0) return `honest rings were called broken: ${from.broken}, ${to.broken}`;
     const due = Math.min(frames.length, 32 * BURSTS);
     if (packets !== due) return `${packets} of ${due} honest frames were taken`;
+    for (let i = 0; i < packets; i++) {
+      const { id } = from.ring.chains[i]!;
+      const [back] = from.ring.used(i);
+      if (back !== id) return `the sender's chain ${back} came back, ${id} was due`;
+    }
     try {
       const got = received(to);
       if (got.length !== sent) return `${got.length} frames arrived, ${sent} were sent`;
