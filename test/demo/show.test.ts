@@ -10,7 +10,7 @@ test('two guests ping and stream to each other, and the numbers arrive', async (
   const dir = scratchDir('rwd');
   const target = new FakeSwitch(dir);
   await target.start();
-  const show = new Show(target, { ...DEFAULT_SHOW, rate: 2000, ringSize: 256 });
+  const show = new Show(target, { ...DEFAULT_SHOW, rate: 1000, ringSize: 1024 });
   try {
     show.setStreams(true);
     const [a, b] = show.guests;
