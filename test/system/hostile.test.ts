@@ -150,11 +150,13 @@ test.serial(
         const guest = await HostileGuest.open({ path: sw.socket(VICTIM) }, started);
         try {
           if (started) await sw.linkUp(VICTIM);
+          const counted = () => sw.vsctl('get', 'Interface', VICTIM, `statistics:${counter}`);
+          const before = counter ? Number(await counted()) : 0;
           await act(guest);
           let said = '';
           const named = async () => {
-            said = counter ? await sw.vsctl('get', 'Interface', VICTIM, `statistics:${counter}`) : await errorOf(sw);
-            return counter ? Number(said) > 0 : wanted!.test(said);
+            said = counter ? await counted() : await errorOf(sw);
+            return counter ? Number(said) > before : wanted!.test(said);
           };
           await until(`the port to name ${name}`, named, PATIENCE_MS, () => said);
           await served(sw, a, b, name);
