@@ -170,6 +170,8 @@ export class RingCase {
   readonly #random: Random;
   readonly #rig: RingRig;
   readonly told: string[] = [];
+  /** The switch may have seen more available than the ring shows in the end. */
+  #uncertain = false;
 
   constructor(random: Random, rig: RingRig) {
     this.#random = random;
@@ -181,6 +183,7 @@ export class RingCase {
     const { from, to } = this.#rig;
     const honest = random.once(3);
     const racing = !honest && random.once(4);
+    this.#uncertain = racing;
     for (const side of [from, to]) {
       side.arena.clear();
       side.counters.fill(0);
@@ -218,6 +221,7 @@ export class RingCase {
     }
     settleOffers(from, { ...read, write: [] });
     settleOffers(to, written);
+    this.#uncertain ||= written.ofRings;
     let fault = unlocked ? '' : 'the lock of the shared queue was left held';
     fault ||= prefixed('sender: ', from.arena.check()) || prefixed('receiver: ', to.arena.check());
     if (!read.ofRings && to.arena.holds(SENDER_CANARY, 4, BUFFERS_AT))
@@ -274,7 +278,7 @@ export class RingCase {
     const { from, to } = this.#rig;
     const broken = from.broken !== 0 || to.broken !== 0;
     to.ring.end(to.place);
-    for (const side of [from, to]) if (side.broken !== 0) this.#reattach(side);
+    for (const side of [from, to]) if (side.broken !== 0 || (this.#uncertain && side === to)) this.#reattach(side);
     if (fault) this.#rig.discard();
     return { fault, hostile: !honest, broken, packets };
   }
