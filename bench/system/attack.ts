@@ -54,6 +54,9 @@ async function rate(testpmd: Testpmd, socket: string, kind: string, seconds: num
 }
 
 async function run(options: BenchOptions): Promise<BenchReport> {
+  const unknown = options.rows.filter((row) => !ATTACKS.some(([attack]) => attack === row));
+  if (unknown.length > 0)
+    throw new Error(`no row ${unknown.join(', ')}; there are ${ATTACKS.map(([attack]) => attack).join(', ')}`);
   const results: BenchResult[] = [];
   const table = [['attack', 'attacked Mpps', 'in peace', 'ratio', 'target']];
   const peer = new RingwayPeer();
