@@ -139,9 +139,10 @@ export class SoftwareOffload {
   fillChecksum(csumStart: number, csumOffset: number): boolean {
     const at = this.frame + csumStart + csumOffset;
     if (csumStart + csumOffset + 2 > this.length) return false;
-    // The field holds the sum of the pseudo header and takes part. 0 means "none" in UDP: all ones says the same number.
+    // The field holds the sum of the pseudo header and takes part. 0 means "none" in UDP, where all ones says the same
+    // number; in TCP all ones is a number that no sender computes.
     const sum = ~checkSum(this.u8, this.u16, this.u32, this.frame + csumStart, this.length - csumStart) & 0xffff;
-    const value = sum === 0 ? 0xffff : sum;
+    const value = sum === 0 && csumOffset === UDP_CSUM ? 0xffff : sum;
     // Words count from csum_start: a field at an odd offset of it takes the bytes the other way round.
     const stored = (csumOffset & 1) !== 0 ? swap(value) : value;
     this.u8[at] = stored & 0xff;

@@ -83,6 +83,26 @@ const header = (flags: number, gso: number, size: number, start: number, offset:
   return out;
 };
 
+test('a checksum that comes out as 0 is all ones in UDP, where 0 means none, and 0 in TCP', (t) => {
+  for (const isTcp of [false, true]) {
+    const shape = { tags: 0, six: false, options: false };
+    const made = make(shape, isTcp ? tcp() : udp(), new Uint8Array(20));
+    const offset = isTcp ? 16 : 6;
+    // What the sum lacks of all ones, as a word of the payload.
+    made.frame.writeUInt16BE(made.frame.readUInt16BE(made.l4 + offset), made.frame.length - 2);
+    const from = new TestPort(1);
+    const plain = new TestPort(2);
+    plain.driver.post(4096);
+    from.driver.send(
+      partial(made, offset, false, isTcp ? 6 : 17),
+      undefined,
+      header(NEEDS_CSUM, 0, 0, made.l4, offset),
+    );
+    t.is(forward(from, plain), 1);
+    t.is(plain.driver.receive()[0]!.frame.readUInt16BE(made.l4 + offset), isTcp ? 0 : 0xffff);
+  }
+});
+
 test('a partial checksum is completed for a guest that does not take it, and carried to one that does', (t) => {
   const seen = new Set<string>();
   fc.assert(
