@@ -1,8 +1,10 @@
 /**
- * The rate between two guests while a third attacks the switch, beside the rate while the third, as busy on its core, does
- * what a guest may do: nothing, or send frames at full speed where the attack does. Attack and peace take turns within one
- * run on the same rings. One PMD polls all three: an attack has the fair share of a port there, and no more.
+ * The rate between two guests while a third attacks the switch, beside the rate while the third does what a guest may do:
+ * nothing, or send frames at full speed where the attack does. The third and the switch's threads beside the PMD have the
+ * same share of the load generator's core in both. Attack and peace take turns within one run on the same rings. One PMD
+ * polls all three: an attack has the fair share of a port there, and no more.
  */
+import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { Child, sleep, which } from '../../test/support/process.ts';
 import type { Testpmd } from '../../test/support/testpmd.ts';
@@ -33,12 +35,15 @@ const ATTACKS: readonly (readonly [attack: string, peace: string])[] = [
 ];
 const TARGET = 0.95;
 const PORT = 'attacked';
+const DAEMONS = ['rw-vswitchd', 'rw-datapathd'];
 const ATTACKER = fileURLToPath(new URL('attack/attacker.ts', import.meta.url));
 const CROSS = ['in_port=1,actions=output:2', 'in_port=2,actions=output:1'];
 
-async function rate(testpmd: Testpmd, socket: string, kind: string, seconds: number): Promise<number> {
+async function rate(testpmd: Testpmd, rundir: string, kind: string, seconds: number): Promise<number> {
+  const socket = `${rundir}/${PORT}.sock`;
+  const pids = DAEMONS.map((daemon) => readFileSync(`${rundir}/${daemon}.pid`, 'latin1').trim());
   const pinned = which('taskset') ? ['taskset', '-c', String(GUEST_CORE)] : [];
-  const [file, ...args] = [...pinned, process.execPath, ATTACKER, socket, kind];
+  const [file, ...args] = [...pinned, process.execPath, ATTACKER, socket, kind, ...pids];
   const child = new Child(file!, args, { name: `attacker ${kind}` });
   try {
     await child.waitFor(/ready\n/, 'the attacker to begin');
@@ -62,15 +67,14 @@ async function run(options: BenchOptions): Promise<BenchReport> {
   const peer = new RingwayPeer();
   await withGuests(peer, {}, CROSS, async (testpmd) => {
     await peer.vsctl('add-port', 'br0', PORT, '--', 'set', 'Interface', PORT, 'type=vhost-user', 'ofport_request=9');
-    const socket = `${peer.rundir}/${PORT}.sock`;
     await testpmd.closeLoop(8);
     await sleep(options.warmup * 1000);
     for (const [attack, peace] of ATTACKS) {
       if (options.rows.length > 0 && !options.rows.includes(attack)) continue;
       const rates: [number, number][] = [];
       for (let round = 0; round < options.rounds; round++) {
-        const calm = await rate(testpmd, socket, peace, options.seconds);
-        rates.push([await rate(testpmd, socket, attack, options.seconds), calm]);
+        const calm = await rate(testpmd, peer.rundir, peace, options.seconds);
+        rates.push([await rate(testpmd, peer.rundir, attack, options.seconds), calm]);
       }
       const ratio = median(rates.map(([attacked, calm]) => attacked / calm));
       const [attacked, calm] = [median(rates.map(([one]) => one)), median(rates.map(([, one]) => one))];

@@ -1,15 +1,16 @@
 /**
- * A guest that attacks the switch through the port at argv[2], in the way argv[3], until it is killed. Whatever it does, it has
- * the same share of its core, so that the neighbours' load generator beside it has the same rest.
+ * A guest that attacks the switch through the port at argv[2], in the way argv[3], until it is killed. Whatever it does, it and
+ * the threads of the processes argv[4…] that are no PMDs have the same share of their core together, so that the neighbours'
+ * load generator beside them has the same rest.
  */
 import { randomBytes } from 'node:crypto';
-import { writeSync } from 'node:fs';
+import { readdirSync, readFileSync, writeSync } from 'node:fs';
 import { close, eventfd, eventfdSignal, sendWithFds, unixConnect } from '#contract/os.ts';
 import { encodeRequest, SET_MEM_TABLE } from '#ports/vhost-user/wire.ts';
 import { HostileGuest, RX, TX } from '../../../test/support/hostile-guest.ts';
 import { sleep } from '../../../test/support/process.ts';
 
-const [path, kind] = process.argv.slice(2) as [string, string];
+const [path, kind, ...pids] = process.argv.slice(2) as [string, string, ...string[]];
 const open = (): Promise<HostileGuest> => HostileGuest.open({ path });
 const SIZE = 64;
 const heads = Array.from({ length: SIZE }, (_, i) => i);
@@ -18,20 +19,31 @@ const heads = Array.from({ length: SIZE }, (_, i) => i);
 const SHARE = 0.3;
 const WINDOW_MS = 10;
 
-/** CPU time of this process, in ms. */
-const cpuMs = (): number => {
+/** Accounts of the switch's threads but PMDs (proc_pid_schedstat: the first number is ns on a CPU). */
+const accounts = pids.flatMap((pid) =>
+  readdirSync(`/proc/${pid}/task`)
+    .map((thread) => `/proc/${pid}/task/${thread}`)
+    .filter((thread) => !readFileSync(`${thread}/comm`, 'latin1').startsWith('pmd'))
+    .map((thread) => `${thread}/schedstat`),
+);
+const switchMs = (): number =>
+  accounts.reduce((sum, account) => sum + Number.parseInt(readFileSync(account, 'latin1'), 10), 0) / 1e6;
+
+/** CPU time of this process, and of the switch's threads when the stretch began, in ms. */
+const cpuMs = (ofSwitch: number): number => {
   const { user, system } = process.cpuUsage();
-  return (user + system) / 1000;
+  return (user + system) / 1000 + ofSwitch;
 };
 
 /** Does `act` in stretches until the share of the core is used up; what an attack does in between counts as well. */
 async function paced(act: () => void): Promise<never> {
-  for (let wall = performance.now(), cpu = cpuMs(); ; ) {
+  for (let wall = performance.now(), cpu = cpuMs(switchMs()); ; ) {
     await sleep(WINDOW_MS);
+    const ofSwitch = switchMs();
     const wanted = cpu + (performance.now() - wall) * SHARE;
     wall = performance.now();
-    while (cpuMs() < wanted) for (let i = 0; i < 100; i++) act();
-    cpu = Math.max(wanted, cpuMs());
+    while (cpuMs(ofSwitch) < wanted) for (let i = 0; i < 100; i++) act();
+    cpu = Math.max(wanted, cpuMs(ofSwitch));
   }
 }
 

@@ -252,7 +252,7 @@ export class IvshmemSession implements PortSession {
       client.close();
       this.#client = undefined;
       this.#ready();
-      this.#endpoint?.released();
+      this.#endpoint?.released(reason !== '');
     });
   }
 

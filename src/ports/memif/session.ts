@@ -189,7 +189,7 @@ export class MemifSession implements PortSession {
       .catch((error: Error) => this.#trouble(error.message))
       .then(() => {
         if (this.#device === device) this.#device = undefined;
-        this.#endpoint?.released();
+        this.#endpoint?.released(reason !== '' && !byPeer);
         this.#tell();
       });
   }

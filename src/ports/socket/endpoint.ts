@@ -16,6 +16,8 @@ const LAST_RETRY_MS = 250;
 /** Connections that a listening socket takes at once, and per second in the long run. */
 const MOST_AT_ONCE = 50;
 const MOST_PER_SECOND = 50;
+/** One that ended for a fault of the peer counts as so many: to map its memory and take it apart again costs milliseconds. */
+const FAULT_COUNTS = 5;
 
 export interface SocketSettings {
   /** `server`: the switch listens; `client`: the switch connects, again and again. */
@@ -62,8 +64,12 @@ export class Endpoint {
     this.#watcher.add(this.#listener.fd);
   }
 
-  /** The connection handed over has ended: the next one may come. */
-  released(): void {
+  /** The connection handed over has ended, `faulty`: by what the peer did wrong. The next one may come. */
+  released(faulty = false): void {
+    if (faulty) {
+      this.#allowed -= FAULT_COUNTS - 1;
+      this.#delay = LAST_RETRY_MS;
+    }
     if (!this.#open) return;
     if (this.#settings.mode === 'client') this.#later();
     else this.#listenAgain();

@@ -170,15 +170,15 @@ export class VhostUserSession implements PortSession {
         this.#ending = turn
           .then(() => device.close())
           .catch((error: Error) => this.#trouble(error.message))
-          .then(() => this.#released(device));
+          .then(() => this.#released(device, reason !== ''));
       },
     );
     this.#tell();
   }
 
-  #released(device: VhostUserDevice): void {
+  #released(device: VhostUserDevice, faulty: boolean): void {
     if (this.#device === device) this.#device = undefined;
-    this.#endpoint?.released();
+    this.#endpoint?.released(faulty);
     this.#tell();
   }
 

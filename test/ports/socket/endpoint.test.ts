@@ -51,6 +51,28 @@ test('who connects without end is served at a bounded rate, and nobody is forgot
   for (const fd of guests) close(fd);
 });
 
+test('a connection that ended for a fault of the peer counts as five', async (t) => {
+  const path = join(dir, 'faults');
+  let served = 0;
+  const endpoint = new Endpoint(
+    settings(path, 'server'),
+    (fd) => {
+      served++;
+      close(fd);
+      setImmediate(() => endpoint.released(true));
+    },
+    t.fail,
+  );
+  endpoint.start();
+  const start = performance.now();
+  const guests = Array.from({ length: 16 }, () => unixConnect(path));
+  await until('all to be served', () => served === guests.length);
+  // 10 at once and 10 a second: the last of 16 not before 0.5 s.
+  t.true(performance.now() - start > 400);
+  endpoint.stop();
+  for (const fd of guests) close(fd);
+});
+
 const listenAt = (path: string): Endpoint => {
   const endpoint = new Endpoint(settings(path, 'server'), close, () => undefined);
   endpoint.start();
