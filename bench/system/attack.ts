@@ -46,7 +46,7 @@ async function rate(testpmd: Testpmd, rundir: string, kind: string, seconds: num
   const [file, ...args] = [...pinned, process.execPath, ATTACKER, socket, kind, ...pids];
   const child = new Child(file!, args, { name: `attacker ${kind}` });
   try {
-    await child.waitFor(/ready\n/, 'the attacker to begin');
+    await child.waitFor(/ready\n/, 'the attacker to begin', 60_000);
     await sleep(300);
     await testpmd.portStats();
     await sleep(seconds * 1000);
@@ -63,7 +63,7 @@ async function run(options: BenchOptions): Promise<BenchReport> {
   if (unknown.length > 0)
     throw new Error(`no row ${unknown.join(', ')}; there are ${ATTACKS.map(([attack]) => attack).join(', ')}`);
   const results: BenchResult[] = [];
-  const table = [['attack', 'attacked Mpps', 'in peace', 'ratio', 'target']];
+  const table = [['attack', 'attacked Mpps', 'in peace', 'ratio', 'target', 'rounds']];
   const peer = new RingwayPeer();
   await withGuests(peer, {}, CROSS, async (testpmd) => {
     await peer.vsctl('add-port', 'br0', PORT, '--', 'set', 'Interface', PORT, 'type=vhost-user', 'ofport_request=9');
@@ -76,7 +76,8 @@ async function run(options: BenchOptions): Promise<BenchReport> {
         const calm = await rate(testpmd, peer.rundir, peace, options.seconds);
         rates.push([await rate(testpmd, peer.rundir, attack, options.seconds), calm]);
       }
-      const ratio = median(rates.map(([attacked, calm]) => attacked / calm));
+      const ratios = rates.map(([attacked, calm]) => attacked / calm);
+      const ratio = median(ratios);
       const [attacked, calm] = [median(rates.map(([one]) => one)), median(rates.map(([, one]) => one))];
       options.progress(
         `${attack}: ${figure(attacked)} Mpps, ${figure(calm)} in peace (${peace}), ratio ${ratio.toFixed(2)}`,
@@ -87,6 +88,7 @@ async function run(options: BenchOptions): Promise<BenchReport> {
         figure(calm),
         ratio.toFixed(2),
         TARGET.toFixed(2),
+        ratios.map((one) => one.toFixed(2)).join(' '),
       ]);
       results.push({
         row: attack,

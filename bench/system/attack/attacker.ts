@@ -12,6 +12,14 @@ import { sleep } from '../../../test/support/process.ts';
 
 const [path, kind, ...pids] = process.argv.slice(2) as [string, string, ...string[]];
 const open = (): Promise<HostileGuest> => HostileGuest.open({ path });
+/** The same once the switch has done with the attacks before, which wait in the socket's backlog. */
+async function opened(): Promise<HostileGuest> {
+  for (let tries = 0; tries < 10; tries++) {
+    const guest = await open().catch(() => undefined);
+    if (guest) return guest;
+  }
+  return open();
+}
 const SIZE = 64;
 const heads = Array.from({ length: SIZE }, (_, i) => i);
 
@@ -47,6 +55,8 @@ async function paced(act: () => void): Promise<never> {
   }
 }
 
+const ready = (): void => void process.stdout.write('ready\n');
+
 let burnt = 0;
 /** Work that nobody sees. */
 const burn = (): void => {
@@ -56,6 +66,7 @@ const burn = (): void => {
 /** Connects again and again; each time `act` ends the connection. */
 async function again(act: (guest: HostileGuest) => Promise<void> | void): Promise<never> {
   void paced(burn);
+  ready();
   for (;;) {
     const guest = await open().catch(() => undefined);
     if (!guest) {
@@ -70,12 +81,13 @@ async function again(act: (guest: HostileGuest) => Promise<void> | void): Promis
 
 /** Publishes the same descriptors as fast as they come back. */
 async function flood(prepare: (guest: HostileGuest, i: number) => void): Promise<never> {
-  return flooding(await open(), prepare);
+  return flooding(await opened(), prepare);
 }
 
 async function flooding(guest: HostileGuest, prepare: (guest: HostileGuest, i: number) => void): Promise<never> {
   for (const i of heads) prepare(guest, i);
   guest.avail(TX, heads);
+  ready();
   return paced(() => guest.publish(TX, (guest.usedIndex(TX) + SIZE) & 0xffff));
 }
 
@@ -86,6 +98,7 @@ const plain = (guest: HostileGuest, i: number): void => {
 
 const bytesOnly = async (send: (fd: number) => Promise<void> | void): Promise<never> => {
   void paced(burn);
+  ready();
   for (;;) {
     try {
       const fd = unixConnect(path);
@@ -101,7 +114,8 @@ const put = (fd: number, bytes: Uint8Array): number => sendWithFds(fd, bytes, 0,
 
 const KINDS: Record<string, () => Promise<never>> = {
   idle: async () => {
-    await open();
+    await opened();
+    ready();
     return paced(burn);
   },
   frames: () => flood(plain),
@@ -109,8 +123,9 @@ const KINDS: Record<string, () => Promise<never>> = {
   'bad-chains': () =>
     flood((guest, i) => guest.descriptor(TX, i, { address: guest.bufferAddress(TX, i), length: 9, flags: 2 })),
   kicks: async () => {
-    const guest = await open();
+    const guest = await opened();
     const { kickFd } = guest.plan(TX);
+    ready();
     return paced(() => eventfdSignal(kickFd));
   },
   'blocking-call': async () => {
@@ -149,5 +164,4 @@ const KINDS: Record<string, () => Promise<never>> = {
 
 const attack = KINDS[kind];
 if (!attack) throw new Error(`no attack ${kind}; there are ${Object.keys(KINDS).join(', ')}`);
-process.stdout.write('ready\n');
 await attack();
