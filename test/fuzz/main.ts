@@ -8,6 +8,8 @@ import { removeScratchDir, scratchDir } from '../support/process.ts';
 import { Fuzzer, type Tally } from './fuzzer.ts';
 
 const SECOND_MS = 1000;
+/** How often a run that nobody watches tells where it is. */
+const LINE_MS = 30_000;
 
 /** A whole number of 0 or more. @throws RangeError that names the option. */
 const count = (name: string, text: string): number => {
@@ -49,13 +51,15 @@ async function main(): Promise<number> {
   const began = Date.now();
   let shown = began;
   const tick = (): void => {
-    if (!process.stderr.isTTY || values.json || Date.now() - shown < SECOND_MS) return;
+    const watched = process.stderr.isTTY;
+    if (Date.now() - shown < (watched ? SECOND_MS : LINE_MS)) return;
     shown = Date.now();
-    process.stderr.write(`\r${fuzzer.tally.cases} of ${end} cases, ${rateOf(fuzzer.tally, began)} a second `);
+    const where = `${fuzzer.tally.cases} of ${end} cases, ${rateOf(fuzzer.tally, began)} a second`;
+    process.stderr.write(watched ? `\r${where} ` : `${where}\n`);
   };
   try {
     const tally = await fuzzer.run(one ?? 0, end, tick);
-    if (process.stderr.isTTY && !values.json) process.stderr.write('\r\x1b[K');
+    if (process.stderr.isTTY) process.stderr.write('\r\x1b[K');
     const rate = rateOf(tally, began);
     if (values.json) process.stdout.write(`${JSON.stringify({ ...tally, perSecond: rate })}\n`);
     else print(tally, rate, one === undefined ? undefined : fuzzer.sent(one));
