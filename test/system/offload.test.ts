@@ -6,6 +6,7 @@
 import test from 'ava';
 import fc from 'fast-check';
 import { DEFAULT_FEATURES, type Feature, OFFLOAD_FEATURES, type Offload, type VirtioPort } from '#guest/index.ts';
+import { PATIENCE_MS } from '../support/datapath.ts';
 import {
   eth,
   faultOf,
@@ -100,11 +101,7 @@ function build(shape: Shape, edit: Edit = {}, from = 0, to = shape.bytes, k = 0)
   const transport = overUdp(shape)
     ? udp(ports)
     : tcp({ ...ports, seq: (SEQ + from) >>> 0, flags, options: filler(12) });
-  const frame = packet(...layers, transport, PAYLOAD.subarray(from, to));
-  // Computed sums of 0 are sent as all ones, the same number, for UDP's sake.
-  const at = l4Of(shape) + fieldOf(shape);
-  if (frame[at] === 0 && frame[at + 1] === 0) frame.fill(0xff, at, at + 2);
-  return frame;
+  return packet(...layers, transport, PAYLOAD.subarray(from, to));
 }
 
 /** The fragments of a datagram; the identification, which IPv6 leaves to whoever cuts, is 0 there. */
@@ -252,7 +249,7 @@ async function exchange(from: VirtioPort, to: VirtioPort[], shapes: Shape[]): Pr
         got.push({ frame: unnamed(frame), header });
       return got.length >= total;
     };
-    await until('all frames', take, 20_000, count);
+    await until('all frames', take, PATIENCE_MS, count);
     if (got.length !== total) throw new Error(count());
     const texts = got.map(textOf);
     for (const [s, frames] of wanted.entries()) {
@@ -302,6 +299,18 @@ const shapes: fc.Arbitrary<Shape> = fc
   })
   .map((shape) => ({ ...shape, bytes: gsoOf(shape) !== 0 ? shape.bytes : shape.bytes % 1400 }));
 
+/** Its 19th segment has a TCP checksum of 0. */
+const ZERO_SUM: Shape = {
+  six: false,
+  extension: false,
+  kind: 'tso',
+  bytes: 20 * 1352,
+  mss: 1352,
+  ecn: false,
+  vids: [],
+  port: FIRST_PORT + 2,
+};
+
 test.serial('every guest gets offload frames as it negotiated: carried, completed or segmented', async (t) => {
   t.timeout(240_000);
   await withSwitch(['--default'], async (sw) => {
@@ -310,6 +319,7 @@ test.serial('every guest gets offload frames as it negotiated: carried, complete
     await fc.assert(fc.asyncProperty(fc.array(shapes, { minLength: 1, maxLength: 6 }), body), {
       numRuns: 60,
       endOnFailure: true,
+      examples: [[[ZERO_SUM]]],
     });
     t.pass();
     t.log((await sw.vsctl('get', 'Interface', 'vhost3', 'statistics')).trim());
@@ -361,9 +371,10 @@ test.serial(
         got += to.queue(0).receive().length;
         return got >= 3 + 4;
       };
-      await until('the segments of the two frames that are allowed', arrived, 20_000);
+      await until('the segments of the two frames that are allowed', arrived, PATIENCE_MS);
       t.is(got, 3 + 4);
-      t.regex(await sw.appctl('drops'), /vhost0\s+rx_bad_offload\s+3\b/);
+      const counted = async () => /vhost0\s+rx_bad_offload\s+3\b/.test(await sw.appctl('drops'));
+      await until('the others to be counted', counted, PATIENCE_MS);
     });
   },
 );
