@@ -18,12 +18,11 @@ import type {
   Upcall,
 } from '#ofproto/datapath.ts';
 import { DatapathClient } from '#ofproto/datapath-client.ts';
-import { Child, removeScratchDir, scratchDir, until } from './process.ts';
+import { Child, PATIENCE_MS, removeScratchDir, scratchDir, until } from './process.ts';
 
 const LAUNCHER = fileURLToPath(new URL('../../bin/rw-datapathd', import.meta.url));
 
-/** Generous, for a machine with more processes than CPUs. */
-export const PATIENCE_MS = 60_000;
+export { PATIENCE_MS };
 
 /** A client with what it was told. */
 export class Control implements DatapathEvents {

@@ -169,6 +169,12 @@ export class DockerDaemon {
   #unmount(): void {
     const mounts = readFileSync('/proc/mounts', 'utf8').split('\n');
     const ours = mounts.map((line) => line.split(' ')[1] ?? '').filter((path) => path.startsWith(`${this.folder}/`));
-    for (const path of ours.reverse()) execFileSync('umount', ['--lazy', path], { stdio: 'ignore' });
+    for (const path of ours.reverse()) {
+      try {
+        execFileSync('umount', ['--lazy', path], { stdio: 'ignore' });
+      } catch {
+        // Its shim took it away.
+      }
+    }
   }
 }

@@ -17,6 +17,20 @@ test('a wait ends at once when the child does', async (t) => {
   t.regex(error!.message, /ended \(exit code 3\) before the impossible/);
 });
 
+test('the last words of a child count, however late they are read', async (t) => {
+  const child = new Child('sh', ['-c', 'seq 1000; echo bye']);
+  // Nothing of it is read before it has ended.
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 200);
+  await child.waitFor(/bye\n$/, 'its last words');
+  t.is(await child.waitExit(15_000), 'exit code 0');
+});
+
+test('the end of a child is known while another holds its pipes open', async (t) => {
+  const child = new Child('sh', ['-c', 'sleep 2 & echo bye']);
+  t.is(await child.waitExit(15_000), 'exit code 0');
+  t.regex(child.tail(), /bye/);
+});
+
 test('output is read from a mark on', async (t) => {
   const child = new Child('cat', []);
   t.teardown(() => child.stop());

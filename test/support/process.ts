@@ -11,6 +11,12 @@ import { delimiter, join } from 'node:path';
 
 const KEPT_OUTPUT = 1 << 20;
 const TAIL_LINES = 25;
+/** Generous, for a machine with more processes than CPUs. */
+export const PATIENCE_MS = 60_000;
+/** For the kernel to take a killed process away, with all its memory. */
+const KILL_MS = 60_000;
+/** For the last words of a child that has ended, where others hold its pipes open. */
+const LAST_WORDS_MS = 500;
 
 const live = new Set<ChildProcess>();
 const scratch = new Set<string>();
@@ -29,7 +35,8 @@ export function scratchDir(prefix: string): string {
 
 /** Removes a directory made by {@link scratchDir}. */
 export function removeScratchDir(dir: string): void {
-  if (scratch.delete(dir)) rmSync(dir, { recursive: true, force: true });
+  // A process that was killed may make a file yet while its folder is emptied.
+  if (scratch.delete(dir)) rmSync(dir, { recursive: true, force: true, maxRetries: 10, retryDelay: 50 });
 }
 
 /** Absolute path of a program in PATH, or undefined. */
@@ -63,7 +70,7 @@ export interface RunOptions {
 
 /** Runs a program to its end. Never rejects on a non-zero exit code; rejects when it cannot start or takes too long. */
 export function run(file: string, args: string[], options: RunOptions = {}): Promise<RunResult> {
-  const timeout = options.timeoutMs ?? 15_000;
+  const timeout = options.timeoutMs ?? PATIENCE_MS;
   return new Promise((resolve, reject) => {
     const child = execFile(
       file,
@@ -102,7 +109,7 @@ export const sleep = (ms: number): Promise<void> => new Promise((resolve) => set
 export async function until<T>(
   what: string,
   check: () => T | undefined | false | Promise<T | undefined | false>,
-  timeoutMs = 10_000,
+  timeoutMs = PATIENCE_MS,
   detail: () => string = () => '',
 ): Promise<T> {
   const end = performance.now() + timeoutMs;
@@ -147,14 +154,21 @@ export class Child {
     this.#child.stderr!.setEncoding('utf8').on('data', options.errorsApart ? keep : take);
     this.#child.stdin!.on('error', () => {});
     this.#child.once('error', (error) => this.#ended(`could not start: ${error.message}`));
-    this.#child.once('exit', (code, signal) => this.#ended(signal ? `killed by ${signal}` : `exit code ${code}`));
+    const how = (code: number | null, signal: string | null) => (signal ? `killed by ${signal}` : `exit code ${code}`);
+    // What it said last may come after it ended, and before its pipes close.
+    this.#child.once('exit', (code, signal) => {
+      live.delete(this.#child);
+      const late = setTimeout(() => this.#ended(how(code, signal)), LAST_WORDS_MS);
+      this.#child.once('close', () => clearTimeout(late));
+    });
+    this.#child.once('close', (code, signal) => this.#ended(how(code, signal)));
   }
 
   get pid(): number {
     return this.#child.pid ?? -1;
   }
 
-  /** How the child ended, or undefined while it runs. */
+  /** How the child ended, or undefined while it runs and speaks. */
   get exit(): string | undefined {
     return this.#exit;
   }
@@ -184,7 +198,7 @@ export class Child {
   }
 
   /** Waits until the output since `mark` contains `pattern`; gives that output. Rejects early when the child ends. */
-  async waitFor(pattern: RegExp, what: string, timeoutMs = 15_000, mark = 0): Promise<string> {
+  async waitFor(pattern: RegExp, what: string, timeoutMs = PATIENCE_MS, mark = 0): Promise<string> {
     const end = performance.now() + timeoutMs;
     for (;;) {
       const text = this.outputSince(mark);
@@ -201,7 +215,7 @@ export class Child {
     if (this.#exit) return;
     this.#child.kill(signal);
     await this.waitExit(graceMs).catch(() => this.#child.kill('SIGKILL'));
-    await this.waitExit(5000);
+    await this.waitExit(KILL_MS);
   }
 
   /** Waits for the end of the child; gives {@link exit}. */

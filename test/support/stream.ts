@@ -91,7 +91,7 @@ export class Stream {
 
   /** Takes what is under way. @returns frames lost. */
   async finish(): Promise<number> {
-    const end = performance.now() + 10_000;
+    const end = performance.now() + PATIENCE_MS;
     while (this.#next < this.#sent && performance.now() < end) if (this.#take() === 0) await sleep(1);
     return this.#sent - this.#next + this.odd.length;
   }

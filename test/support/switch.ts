@@ -59,8 +59,11 @@ export class SwitchProcess {
 
   /** Pid of the data process, as its pid file says; 0 without one. */
   get datapathPid(): number {
-    const file = join(this.rundir, 'rw-datapathd.pid');
-    return existsSync(file) ? Number(readFileSync(file, 'utf8')) : 0;
+    try {
+      return Number(readFileSync(join(this.rundir, 'rw-datapathd.pid'), 'utf8'));
+    } catch {
+      return 0;
+    }
   }
 
   #tool(name: string, args: readonly string[]): [string, string[]] {

@@ -8,7 +8,7 @@
  * A device of role `server` listens on its socket and makes testpmd wait at start until the switch has connected;
  * one of role `client` needs the switch's socket to exist already.
  */
-import { Child, sleep, until, which } from './process.ts';
+import { Child, PATIENCE_MS, sleep, until, which } from './process.ts';
 import {
   type ForwardTotals,
   type PortStats,
@@ -172,7 +172,7 @@ export class Testpmd {
     const child = new Child('stdbuf', args, { name: 'dpdk-testpmd', errorsApart: true });
     const testpmd = new Testpmd(child);
     try {
-      await child.waitFor(/testpmd> /, 'the prompt of testpmd', options.startTimeoutMs ?? 30_000);
+      await child.waitFor(/testpmd> /, 'the prompt of testpmd', options.startTimeoutMs ?? PATIENCE_MS);
     } catch (error) {
       await child.stop('SIGKILL');
       throw error;
@@ -195,7 +195,7 @@ export class Testpmd {
   }
 
   /** Types one command and gives what it printed. */
-  async command(text: string, timeoutMs = 10_000): Promise<string> {
+  async command(text: string, timeoutMs = PATIENCE_MS): Promise<string> {
     const mark = this.child.mark;
     this.child.write(`${text}\n`);
     const output = await this.child.waitFor(/\ntestpmd> /, `testpmd to answer '${text}'`, timeoutMs, mark);
@@ -212,7 +212,7 @@ export class Testpmd {
 
   /** Stops forwarding; gives the sums over all ports since the start. */
   async stopForwarding(): Promise<ForwardTotals> {
-    return parseForwardTotals(await this.command('stop', 20_000));
+    return parseForwardTotals(await this.command('stop'));
   }
 
   /** Counters of every port since start or {@link clearPortStats}; rates are since the last call. */
@@ -225,11 +225,11 @@ export class Testpmd {
   }
 
   /** Waits until every port (or the ports named) reports its link up. */
-  async waitLinkUp(timeoutMs = 10_000, ports?: number[]): Promise<void> {
+  async waitLinkUp(timeoutMs = PATIENCE_MS, ports?: number[]): Promise<void> {
     await this.#waitLink('up', timeoutMs, ports);
   }
 
-  async waitLinkDown(timeoutMs = 10_000, ports?: number[]): Promise<void> {
+  async waitLinkDown(timeoutMs = PATIENCE_MS, ports?: number[]): Promise<void> {
     await this.#waitLink('down', timeoutMs, ports);
   }
 
@@ -246,7 +246,7 @@ export class Testpmd {
    * Starts forwarding with frames circulating in every direction. A switch may lose the first frames while it still
    * takes up a port just connected (OVS reconfigures in the background), so it starts again until every port receives.
    */
-  async closeLoop(bursts: number, timeoutMs = 15_000): Promise<void> {
+  async closeLoop(bursts: number, timeoutMs = PATIENCE_MS): Promise<void> {
     const end = performance.now() + timeoutMs;
     for (;;) {
       await this.startForwarding(bursts);
@@ -264,7 +264,7 @@ export class Testpmd {
   /**
    * Waits until `port` has received `packets` in all; gives the counters of all ports.
    */
-  async waitReceived(port: number, packets: number, timeoutMs = 10_000): Promise<PortStats[]> {
+  async waitReceived(port: number, packets: number, timeoutMs = PATIENCE_MS): Promise<PortStats[]> {
     const check = async () => {
       const stats = await this.portStats();
       return (stats[port]?.rxPackets ?? 0) >= packets && stats;
