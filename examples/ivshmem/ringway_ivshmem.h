@@ -631,7 +631,7 @@ static inline int rwi_join(struct rwi_port *p, struct rwi_device *d, const char 
   } else {
     error = rwi_await_ready(p->slot, 0, &generation, &timeout_ms);
     if (error < 0) return error;
-    if (atomic_load(&p->slot->hello) != generation) generation = 0;
+    if (atomic_load(&p->slot->hello) != generation && atomic_load(&p->slot->reset) != generation + 1) generation = 0;
   }
   if (generation != 0) {
     /* Somebody worked with this generation before. */
@@ -655,7 +655,11 @@ static inline int rwi_join(struct rwi_port *p, struct rwi_device *d, const char 
 
 /* Leaves the slot: the switch takes all buffers back. The device stays attached. */
 static inline void rwi_leave(struct rwi_port *p) {
-  if (p->slot && atomic_load(&p->slot->generation) == p->generation) atomic_store(&p->slot->hello, 0);
+  if (p->slot && atomic_load(&p->slot->generation) == p->generation) {
+    /* Who joins before the switch has looked must wait for the next generation: this one is used up. */
+    atomic_store(&p->slot->reset, p->generation + 1);
+    atomic_store(&p->slot->hello, 0);
+  }
   p->slot = NULL;
   p->queues = 0;
 }

@@ -111,10 +111,11 @@ export class Slot {
     return bytes.toString('utf8', 0, end < 0 ? NAME_BYTES : end);
   }
 
-  /** Somebody worked with the present generation, or broke a ring: only a reset makes the slot ready again. */
+  /** Somebody worked with the present generation, was here and left, or broke a ring: only a reset makes the slot ready again. */
   get used(): boolean {
-    const state = this.state;
-    return state === STATE_BROKEN || (state === STATE_READY && this.#load(S_HELLO) === this.generation);
+    const { state, generation } = this;
+    if (state !== STATE_READY) return state === STATE_BROKEN;
+    return this.#load(S_HELLO) === generation || this.#load(S_RESET) === (generation + 1) >>> 0;
   }
 
   /** Whether the slot is still that of this generation. */
@@ -135,7 +136,9 @@ export class Slot {
     this.#store(S_HELLO, generation);
   }
 
+  /** Leaves. The generation is used up: who joins before the switch has looked must wait for the next one. */
   bye(): void {
+    this.askReset(this.generation);
     this.#store(S_HELLO, 0);
   }
 

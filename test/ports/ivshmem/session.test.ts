@@ -1,4 +1,4 @@
-import { existsSync, fstatSync, readdirSync, statSync, truncateSync } from 'node:fs';
+import { existsSync, fstatSync, openSync, readdirSync, statSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import fc from 'fast-check';
@@ -343,6 +343,32 @@ test.serial('a guest without a server joins by the file, and is lost when it sto
     t.false(existsSync(file));
   });
 });
+
+test.serial(
+  'who joins a file at the moment that another leaves it gets a generation of its own, and keeps it',
+  async (t) => {
+    await withRig(async (rig) => {
+      const file = join(dir, 'relay');
+      const a = await rig.port(1, { 'backing-path': file, size: '4M' });
+      const pool = new GuestPool(openSync(file, 'r+'));
+      const slot = pool.slot(1);
+      for (let turn = 0; turn < 5; turn++) {
+        const guest = await rig.guest(a, { path: undefined, file });
+        await a.reach('up');
+        t.is(slot.generation, Number(a.fact['generation']));
+        guest.close();
+        t.true(slot.state !== STATE_READY || slot.used, 'nobody may begin with what is left');
+      }
+      const last = await rig.guest(a, { path: undefined, file });
+      await a.reach('up');
+      // As long as the switch may take to look at what the one before has left.
+      await sleep(300);
+      t.is(last.joins, 1);
+      t.is(a.session.status().state, 'up');
+      pool.close();
+    });
+  },
+);
 
 test.serial('a truncated file closes the ports of its pool; they work again on a pool made anew', async (t) => {
   await withRig(async (rig) => {
