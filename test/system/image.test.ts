@@ -82,7 +82,7 @@ async function handOver(t: ExecutionContext, daemon: DockerDaemon): Promise<void
     );
     t.is(first.code, 0, first.stderr);
     await sw.linkUp('p1');
-    const second = ['--rm', ...guest('10.1.0.2', '10.1.0.1'), '--seconds', '5'];
+    const second = ['--rm', ...guest('10.1.0.2', '10.1.0.1'), '--seconds', '10'];
     const { code, stdout, stderr } = await rwDocker('run', '--name', 'p2', ...user, ...second);
     t.is(code, 0, stderr);
     t.regex(stdout, /[1-9]\d* pings answered, round trip/);
@@ -136,7 +136,7 @@ maybe(
         t.regex(planes, /src\/mgmt\/main\.ts/);
         t.regex(planes, /src\/pmd\/main\.ts/);
         t.deepEqual(Object.keys(state.NetworkSettings.Networks), ['none']);
-        await daemon.docker('stop', id);
+        await daemon.docker('stop', '--time', '60', id);
         t.is((await daemon.inspect('inspect', id)).State.ExitCode, 0);
       } finally {
         await compose('down', '--volumes', '--timeout', '2');

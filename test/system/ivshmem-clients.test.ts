@@ -140,11 +140,20 @@ maybe('the TypeScript client talks to the C echo, and answers a C program', asyn
     await lab.sw.linkUp('a');
     const queue = port.queue(0);
     t.true(port.hasDoorbell);
+    // Frames one by one have the megaflows installed; some of them may come back late.
+    const alone = new Uint8Array(61);
+    const back = () => {
+      if (queue.receive().length > 0) return true;
+      queue.send([alone]);
+      return false;
+    };
+    await until('a frame to come back', back, PATIENCE_MS);
     for (const length of [60, 1514, 9014]) {
       const frames = Array.from({ length: 20 }, (_, n) => Uint8Array.from({ length }, (_, i) => i * 3 + n));
       t.is(queue.send(frames), 20);
       const answers: Uint8Array[] = [];
-      while (answers.length < 20 && (await queue.readable(PATIENCE_MS))) answers.push(...queue.receive());
+      while (answers.length < 20 && (await queue.readable(PATIENCE_MS)))
+        answers.push(...queue.receive().filter((frame) => frame.length !== alone.length));
       t.deepEqual(
         answers.map((frame) => Buffer.from(frame.subarray(12))),
         frames.map((frame) => Buffer.from(frame.subarray(12))),
@@ -175,6 +184,7 @@ maybe('in isolation every byte is copied once, to a pool that is the client’s 
   await lab.join('a', 'alone');
   try {
     const echo = await lab.echo('alone');
+    await lab.warm(lab.where('a'));
     t.regex(await lab.exchange(lab.where('a'), 200, 64), all(200));
     const settled = async (port: string): Promise<number> => {
       const [sent, bytes] = [await lab.statistic(port, 'tx_packets'), await lab.statistic(port, 'copied_bytes')];
@@ -218,6 +228,7 @@ maybe('a port with two queue pairs takes and gives frames on them', async (t) =>
       await echo.stop('SIGKILL');
     }
     const busy = await lab.echo('wide');
+    await lab.warm(lab.where('a'));
     t.regex(await lab.exchange(lab.where('a'), 500, 200), all(500));
     await busy.stop('SIGKILL');
   } finally {
@@ -231,10 +242,12 @@ maybe('a process that only has the file takes part, and both sides poll', async 
   try {
     const echo = await lab.echo('file', `file:${lab.file},file`);
     t.is(await lab.fact('file', 'attached_by'), 'file');
+    await lab.warm(lab.where('a'));
     t.regex(await lab.exchange(lab.where('a'), 500, 2000), all(500));
     // Killed and started again: the next one asks for the slot that the dead one left.
     await echo.stop('SIGKILL');
     const again = await lab.echo('file', `file:${lab.file}`);
+    await lab.warm(lab.where('a'));
     t.regex(await lab.exchange(lab.where('a'), 500, 64), all(500));
     await again.stop('SIGKILL');
   } finally {
@@ -257,6 +270,7 @@ maybe('clients killed while they send and receive come back under the same id, a
   }
   t.is(new Set(ids).size, 1);
   const echo = await lab.echo('b');
+  await lab.warm(lab.where('a'));
   t.regex(await lab.exchange(lab.where('a'), 500, 9000), all(500));
   await echo.stop('SIGKILL');
 });

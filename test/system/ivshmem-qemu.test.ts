@@ -70,7 +70,8 @@ class Lab {
 
   /** Starts the echo in the guest, on the device that `where` names; the port is up when it resolves. */
   async echoInGuest(where: string, port: string): Promise<void> {
-    await this.guest.run(`rwi-echo ${where} >/tmp/echo 2>&1 & sleep 0.1; true`);
+    await this.guest.run(`rwi-echo ${where} >/tmp/echo 2>&1 & true`);
+    await this.guest.run("until grep -q 'echo ready' /tmp/echo; do usleep 10000; done");
     await this.sw.linkUp(port);
   }
 
@@ -96,6 +97,10 @@ class Lab {
     try {
       await echo.waitFor(/echo ready.*\n/, 'the echo to be ready', PATIENCE_MS);
       await this.sw.linkUp('host');
+      // As above.
+      const few = `rwi exchange ${where} --count 2 --window 1 --timeout 5 ${options}`;
+      const one = async () => (await this.guest.tryRun(few)).code === 0;
+      await until('frames to come back', one, PATIENCE_MS);
       const line = `rwi exchange ${where} --count ${count} --size ${size} ${GIVE_UP} ${options}`;
       return await this.guest.run(line, 2 * PATIENCE_MS);
     } finally {

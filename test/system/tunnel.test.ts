@@ -1,5 +1,5 @@
 /** Tunnels of the whole switch: to Open vSwitch's userspace datapath, and to the kernel's own devices where it has them. */
-import { chmodSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { PATIENCE_MS } from '../support/datapath.ts';
@@ -297,7 +297,11 @@ async function acrossTag(lab: NetnsLab, sw: SwitchProcess, t: ExecutionContext):
       (await lab.iperf(from, to, `10.88.0.${n}`, '-n', '16M')).sum_received.bytes > STREAM,
       `tagged, from ${from}`,
     );
-  t.regex(await sw.appctl('dpctl/dump-flows'), /push_vlan\(vid=5/);
+  const tagged = async () => {
+    await lab.ping('a', '10.88.0.3');
+    return /push_vlan\(vid=5/.test(await sw.appctl('dpctl/dump-flows'));
+  };
+  await until('the tag to be among the flows', tagged, PATIENCE_MS);
 }
 
 const DECODED = ['vxlan.vni', 'ip.checksum.status', 'udp.checksum.status', 'tcp.checksum.status'];
@@ -308,7 +312,9 @@ async function decoded(lab: NetnsLab, folder: string, body: () => Promise<unknow
   const capture = lab.start('r', 'tcpdump', '-i', 'eth0', '-w', file, '-U', '--immediate-mode', '-Q', 'in', 'udp');
   await capture.waitFor(/listening on/, 'the capture', PATIENCE_MS);
   await body();
-  // What was received lies in the file by now but for the last few frames.
+  // Dozens of frames as long as the MTU, 9000 bytes.
+  const held = () => existsSync(file) && statSync(file).size > 500_000;
+  await until('the capture to hold what came', held, PATIENCE_MS);
   await capture.stop('SIGINT', PATIENCE_MS);
   const checks = ['tcp', 'udp', 'ip'].flatMap((layer) => ['-o', `${layer}.check_checksum:TRUE`]);
   const fields = DECODED.flatMap((field) => ['-e', field]);

@@ -211,7 +211,7 @@ export class Lab {
       now = await testpmd.queueStats();
       return now.every((_, port) => since(now, port)[1]! >= FRAMES);
     };
-    await until('all frames', arrived, 10_000).catch(() => undefined);
+    await until('all frames', arrived, PATIENCE_MS).catch(() => undefined);
     await testpmd.stopForwarding();
     now.forEach((_, port) => {
       const [sent, received, sentBytes, receivedBytes] = since(now, port);
@@ -268,7 +268,7 @@ export class Lab {
       });
       return wrong.length === 0;
     };
-    await until('the counts to agree', agree, 10_000).catch(() => undefined);
+    await until('the counts to agree', agree, PATIENCE_MS).catch(() => undefined);
     for (const [port, text] of wrong) faults[port >> 1]!.push(text);
   }
 }
