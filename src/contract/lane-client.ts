@@ -193,6 +193,24 @@ export class LaneClient {
     return this.#waiting.length === 0;
   }
 
+  /** Frames of `execute` that the worker, which has stopped, has not taken. */
+  left(): { inPort: number; frame: Uint8Array; actions: Uint32Array }[] {
+    this.#commands.publish();
+    const { header, buffer } = this.lane;
+    const ring = new RingReader(buffer, header, LANE_COMMAND_AT, COMMAND_RING_BYTES, H_COMMAND_HEAD, H_COMMAND_TAIL);
+    const left: { inPort: number; frame: Uint8Array; actions: Uint32Array }[] = [];
+    for (let at = ring.next(); at >= 0; at = ring.next()) {
+      if (ring.words[at + 1] !== RECORD_EXECUTE) continue;
+      const [inPort, length, count] = ring.words.subarray(at + 2, at + 5) as unknown as [number, number, number];
+      const frameAt = (at + 6 + count) * 4;
+      const actions = ring.words.slice(at + 6, at + 6 + count);
+      left.push({ inPort, frame: ring.bytes.slice(frameAt, frameAt + length), actions });
+    }
+    for (const { kind, words, bytes } of this.#waiting)
+      if (kind === RECORD_EXECUTE) left.push({ inPort: words[0]!, frame: bytes!, actions: words.slice(4) });
+    return left;
+  }
+
   close(): void {
     release(this.lane.buffer);
     close(this.#wakeFd);

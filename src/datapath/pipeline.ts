@@ -178,7 +178,12 @@ export class Pipeline {
 
   /** The control plane left the miss of `inPort` without an answer. */
   unanswered(inPort: number): void {
-    this.#outputs.drop(inPort, UPCALL_UNANSWERED, 1);
+    this.lost(inPort, UPCALL_UNANSWERED);
+  }
+
+  /** A packet of `inPort` that lay outside of a batch is given up. */
+  lost(inPort: number, reason: number): void {
+    this.#outputs.drop(inPort, reason, 1);
   }
 
   /** Sends what `execute` put out and empties the batch. */

@@ -108,12 +108,13 @@ async function main(): Promise<void> {
   if (lockFile(`${pidFile}.lock`) < 0) throw new Error(`another control plane runs in ${rundir} (see ${pidFile})`);
 
   let adopted = false;
-  const datapath = new DatapathClient({
+  const datapath: DatapathClient = new DatapathClient({
     reach: async () => {
       const reached = await reachDatapath(rundir);
       adopted ||= reached.adopted;
       return reached.fd;
     },
+    options: () => manager.options,
     log: (level, text) => log[level](text),
   });
   const theSwitch = new Switch(datapath, {

@@ -79,6 +79,11 @@ export class Manager {
     return this.#model;
   }
 
+  /** Open_vSwitch other_config; undefined until the store has been read. */
+  get options(): Columns | undefined {
+    return this.#store === undefined ? undefined : this.#model.switch.otherConfig;
+  }
+
   /** Changes with every change of the configuration. */
   get generation(): number {
     return this.#generation;

@@ -3,6 +3,7 @@
  * (datapath-lanes.ts). When the connection is lost the process is reached again, started anew if it died; `connected` then
  * tells what it holds.
  */
+import { isDeepStrictEqual } from 'node:util';
 import { DROP_BASE, DROP_REASONS, PORT_COUNTERS, WORKER_COUNTERS } from '#contract/catalogue.ts';
 import { Channel } from '#contract/channel.ts';
 import { KEY_WORDS } from '#contract/flow-key.ts';
@@ -39,6 +40,8 @@ const START_EVERY_MS = 50;
 export interface DatapathLink {
   /** A connected socket of the data process; called again after a loss. */
   reach(): Promise<number>;
+  /** What the data plane is to obey; undefined while that is not known yet. */
+  options?(): Readonly<Record<string, string>> | undefined;
   log(level: 'info' | 'warn', text: string): void;
 }
 
@@ -113,6 +116,7 @@ export class DatapathClient implements Datapath {
     this.#channel = channel;
     const { hello } = await this.#request('hello', { version: CONTRACT_VERSION });
     if (!hello) throw new Error('the data plane answered hello with something else');
+    await this.#giveOptions(hello.options);
     const dumped = await this.#request('dumpFlows', {});
     const flows = (dumped.flows?.flows ?? []).map(fromMessage);
     this.#lanes.hold(flows);
@@ -121,6 +125,15 @@ export class DatapathClient implements Datapath {
     this.#hello = { pid: hello.pid };
     this.#events?.connected([...this.#ports.values()], flows);
     this.#lanes.start();
+  }
+
+  /** Before any port is added: other workers would take over what waits in the ones so far. */
+  async #giveOptions(obeyed: Readonly<Record<string, string>>): Promise<void> {
+    const wanted = this.#link.options?.();
+    if (wanted === undefined || isDeepStrictEqual({ ...wanted }, { ...obeyed })) return;
+    await this.#request('setOptions', { options: { ...wanted } }).catch((error: Error) =>
+      this.#link.log('warn', `the data plane refuses the stored options: ${error.message}`),
+    );
   }
 
   #lost(channel: Channel, reason: string): void {

@@ -81,6 +81,7 @@ export class DatapathLanes {
   take(fds: readonly number[]): void {
     const lanes: LaneClient[] = [];
     for (let i = 1; i < fds.length; i += 2) lanes.push(new LaneClient(fds[i]!, fds[i + 1]!));
+    const left = this.#started ? this.#lanes.flatMap((lane) => lane.left()) : [];
     this.#useLanes(lanes, fds[0]!);
     // After a hello the data plane tells what it holds. Later, new workers got their flows from old ones, and may have
     // missed what was put or deleted at that time.
@@ -90,6 +91,7 @@ export class DatapathLanes {
         for (const [id, f] of this.#flows) lane.putFlow(id, f.key, f.mask, f.actions);
       }
     }
+    for (const { inPort, frame, actions } of left) this.execute(inPort, frame, actions);
     this.#flushSoon();
     this.#pump();
   }

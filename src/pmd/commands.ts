@@ -29,7 +29,7 @@ import type { Pipeline } from '#datapath/pipeline.ts';
 import type { UpcallPath } from './upcall.ts';
 
 /** Records taken between two looks at the rx queues. */
-const RECORDS_PER_TURN = 64;
+export const RECORDS_PER_TURN = 64;
 /** Length of a REPLY's program that says: lose the packet. */
 const UNANSWERED = 0xffffffff;
 
@@ -49,6 +49,12 @@ export class Commands {
     this.#batch = batch;
     this.#pipeline = pipeline;
     this.#upcalls = upcalls;
+  }
+
+  /** Whether the ring holds something. */
+  get waiting(): boolean {
+    const { header } = this.#lane;
+    return Atomics.load(header, H_COMMAND_HEAD) !== header[H_COMMAND_TAIL];
   }
 
   /** Another control plane: the ring starts at 0. */

@@ -145,13 +145,19 @@ export class Ports implements PortHost {
 
   /**
    * Stops the workers so far, then gives all ports to these and spreads the queues anew. The first of them goes on with the
-   * counters of those that stopped.
+   * counters of those that stopped, all of them with the frames that waited for an answer.
    */
   useWorkers(workers: readonly PmdWorker[]): Promise<void> {
     return this.#serial(async () => {
       const old = this.#workers;
       await Promise.all(old.map((w) => w.stop()));
-      await workers[0]!.ask({ verb: 'inherit', laneFds: old.map((w) => w.laneFd) });
+      const lanes = old.map((w) => w.laneFd);
+      await Promise.all(
+        workers.map((w, i) => {
+          const upcallsOf = lanes.filter((_, from) => from % workers.length === i);
+          return w.ask({ verb: 'inherit', countersOf: i === 0 ? lanes : [], upcallsOf });
+        }),
+      );
       this.#workers = workers;
       this.#assignments = [];
       for (const { config, attachment } of this.#entries.values()) {

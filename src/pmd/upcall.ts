@@ -155,6 +155,35 @@ export class UpcallPath {
     for (let at = this.#answered.next(); at >= 0; at = this.#answered.next()) lost(words[at + UPCALL_IN_PORT]!);
   }
 
+  /**
+   * Goes on with what a worker that has stopped left unanswered in its lane; `lost` is told the in_port and drop reason of
+   * those that find no room.
+   */
+  // set-up
+  inherit(from: Lane, lost: (inPort: number, reason: number) => void): void {
+    const left = new RingReader(
+      from.buffer,
+      from.header,
+      LANE_UPCALL_AT,
+      UPCALL_RING_BYTES,
+      H_UPCALL_HEAD,
+      H_UPCALL_FREED,
+    );
+    for (let record = left.next(); record >= 0; record = left.next()) {
+      const bytes = left.words[record]!;
+      const at = this.#doorbell < 0 ? -1 : this.#writer.reserve(RECORD_UPCALL, bytes);
+      if (at < 0) {
+        lost(left.words[record + UPCALL_IN_PORT]!, this.#doorbell < 0 ? REASON_NO_CONTROL : REASON_RING_FULL);
+        continue;
+      }
+      this.#writer.words.set(left.words.subarray(record + 2, record + bytes / 4), at + 2);
+      this.#writer.words[at + UPCALL_SEQ] = this.#sequence;
+      this.#sequence = (this.#sequence + 1) >>> 0;
+      this.#written = 1;
+    }
+    this.flush();
+  }
+
   /** The bytes of the upcalls answered so far may be used again. */
   release(): void {
     this.#answered.release();

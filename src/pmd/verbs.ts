@@ -33,8 +33,11 @@ export type Verb =
   | { readonly verb: 'dump'; readonly from: number }
   /** Install these megaflows: a new worker takes over from others. */
   | { readonly verb: 'flows'; readonly flows: readonly DumpedFlow[] }
-  /** Add the counters of ports and flows in the lanes of workers that have stopped. */
-  | { readonly verb: 'inherit'; readonly laneFds: readonly number[] }
+  /**
+   * Of workers that have stopped, by their lanes: add the counters of ports and flows, and go on with the upcalls that were
+   * not answered.
+   */
+  | { readonly verb: 'inherit'; readonly countersOf: readonly number[]; readonly upcallsOf: readonly number[] }
   /** Cycles per polled queue since the last such question. */
   | { readonly verb: 'usage' }
   | { readonly verb: 'stop' };

@@ -3,6 +3,7 @@ import { GCProfiler } from 'node:v8';
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { PORT_ROW, WORKER_ROW, workerCounter } from '#contract/catalogue.ts';
 import {
+  COMMAND_RING_BYTES,
   FLOW_BYTES,
   FLOW_PACKETS,
   FLOW_ROW,
@@ -17,7 +18,7 @@ import { PacketBatch } from '#datapath/packet/batch.ts';
 import { Pipeline } from '#datapath/pipeline.ts';
 import { SoftwareOffload } from '#ports/frame/offload.ts';
 import type { Attachment, RxQueue, TxQueue, WorkerPort } from '#ports/port.ts';
-import { Commands } from './commands.ts';
+import { Commands, RECORDS_PER_TURN } from './commands.ts';
 import { type LoopWork, PollLoop } from './loop.ts';
 import { PORTS } from './port-types.ts';
 import { Tidy } from './tidy.ts';
@@ -26,6 +27,8 @@ import type { DumpedFlow, DumpResult, UsageResult, Verb, VerbAnswer, VerbCall, W
 
 /** Taking down a flow costs about a microsecond. */
 const FLOWS_PER_DUMP = 128;
+/** Looks at the command ring before the end: a full ring of the shortest records takes fewer. */
+const LAST_TURNS = COMMAND_RING_BYTES / 16 / RECORDS_PER_TURN;
 const COLLECTIONS = workerCounter('collections');
 
 class PmdThread implements LoopWork {
@@ -143,12 +146,15 @@ class PmdThread implements LoopWork {
         this.#putAll(verb.flows);
         return undefined;
       case 'inherit':
-        for (const fd of verb.laneFds) this.#inherit(fd);
+        for (const fd of verb.countersOf) this.#inherit(fd);
+        for (const fd of verb.upcallsOf) this.#takeUpcalls(fd);
         return undefined;
       case 'usage':
         return this.#usage();
       case 'stop':
-        this.#control(-1);
+        // What is answered leaves; what is not is taken over by another worker.
+        for (let turn = 0; turn < LAST_TURNS && this.#upcalls.attached && this.#commands.waiting; turn++)
+          this.commands();
         this.#pipeline.flows.sweepAll();
         return undefined;
     }
@@ -230,6 +236,12 @@ class PmdThread implements LoopWork {
       flows[row + FLOW_USED] = Math.max(flows[row + FLOW_USED]!, from.flows[row + FLOW_USED]!);
       flows[row + FLOW_TCP_FLAGS]! |= from.flows[row + FLOW_TCP_FLAGS]!;
     }
+    release(from.buffer);
+  }
+
+  #takeUpcalls(laneFd: number): void {
+    const from = new Lane(map(laneFd, 0, LANE_BYTES, { write: true, owner: 0 }));
+    this.#upcalls.inherit(from, (inPort, reason) => this.#pipeline.lost(inPort, reason));
     release(from.buffer);
   }
 

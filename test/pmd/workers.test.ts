@@ -73,7 +73,7 @@ test('a new worker takes over flows and counts of one that stopped', async (t) =
     old.lane.ports[4 * PORT_ROW + portCounter('tx_packets')] = 8;
     fresh.lane.ports[4 * PORT_ROW + portCounter('tx_packets')] = 2;
     await old.stop();
-    await fresh.ask({ verb: 'inherit', laneFds: [old.laneFd] });
+    await fresh.ask({ verb: 'inherit', countersOf: [old.laneFd], upcallsOf: [] });
     t.is(fresh.lane.flows[2 * FLOW_ROW + FLOW_PACKETS], 77);
     t.is(fresh.lane.flows[50 * FLOW_ROW + FLOW_PACKETS], 0, 'of a flow that is gone');
     t.is(fresh.lane.ports[4 * PORT_ROW + portCounter('tx_packets')], 10);
