@@ -32,7 +32,7 @@ test('sizes are any number in packed rings, and powers of two in split ones', as
     t.true(tx instanceof PackedTxQueue && tx instanceof FramesToSend);
   });
   await t.throwsAsync(
-    withPair({ packed: true, timeoutMs: 300 }, { features: 1n << 32n }, () => {}),
+    withPair({ packed: true, timeoutMs: 2000 }, { features: 1n << 32n }, () => {}),
     { message: /does not offer RING_PACKED/ },
   );
 });

@@ -72,11 +72,15 @@ test('closing stops the rings in order', async (t) => {
 
 test('opening fails with the cause when the switch lacks a feature or is not there', async (t) => {
   await t.throwsAsync(
-    withPair({ required: ['MRG_RXBUF'], timeoutMs: 300 }, { features: bits(VIRTIO_FEATURES, ['VERSION_1']) }, () => {}),
+    withPair(
+      { required: ['MRG_RXBUF'], timeoutMs: 2000 },
+      { features: bits(VIRTIO_FEATURES, ['VERSION_1']) },
+      () => {},
+    ),
     { message: /does not offer MRG_RXBUF/ },
   );
   await t.throwsAsync(
-    withPair({ queues: 4, timeoutMs: 300 }, { queuePairs: 2 }, () => {}),
+    withPair({ queues: 4, timeoutMs: 2000 }, { queuePairs: 2 }, () => {}),
     {
       message: /offers 2 queue pairs; 4 are wanted/,
     },

@@ -199,7 +199,7 @@ test('queue pairs carry frames while they are enabled', async (t) => {
     a.setQueues(4);
     for (const pair of [0, 1, 2, 3]) await arrives(pair);
     a.setQueues(2);
-    await sleep(50);
+    await until('two queues to be left', () => wire.queues(0) === 2);
     a.queue(3).send([noise(60, 1)]);
     for (let i = 0; i < 5; i++) wire.pump();
     t.is(b.queue(0).receive().length, 0, 'a disabled pair is not read');

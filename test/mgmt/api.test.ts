@@ -9,7 +9,7 @@ import fc from 'fast-check';
 import { ROUTES } from '#mgmt/api.ts';
 import { decodeMessage, encodeMessage, MESSAGE_NAMES } from '#mgmt/messages.ts';
 import { ApiServer } from '#mgmt/server.ts';
-import { which } from '../support/process.ts';
+import { until, which } from '../support/process.ts';
 import { type Answer, call, type Harness, startHarness } from './harness.ts';
 
 const PROTOBUF = 'application/x-protobuf';
@@ -441,7 +441,7 @@ test('metrics are in the text format of Prometheus', (t) =>
 test('exit is answered before it happens', (t) =>
   withSwitch(async ({ exits }, send) => {
     t.is((await send('POST', '/v1/exit', { keepDatapath: true })).status, 200);
-    await new Promise((done) => setTimeout(done, 100));
+    await until('the exit', () => exits.length > 0);
     t.deepEqual(exits, [true]);
   }));
 

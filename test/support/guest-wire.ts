@@ -59,6 +59,11 @@ export class GuestWire {
     return this.sessions[port]!.status().state;
   }
 
+  /** Queues that a port is read from. */
+  queues(port: number): number {
+    return this.#ports[port]?.rx.length ?? 0;
+  }
+
   /** Carries one burst per rx queue from each port to the other. @returns frames received. */
   pump(): number {
     let moved = 0;

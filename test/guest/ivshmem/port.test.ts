@@ -138,7 +138,7 @@ test('with a file: the slot is found by the name of the port, and lost with it',
   withStub(async (stub) => {
     const file = `/proc/self/fd/${stub.memoryFd}`;
     stub.open();
-    const refused = openIvshmemPort({ ...patience, timeoutMs: 100, file });
+    const refused = openIvshmemPort({ ...patience, timeoutMs: 2000, file });
     await t.throwsAsync(refused, { message: /without a doorbell.*its ports: p1/ });
     const port = await openIvshmemPort({ ...patience, file, port: 'p1' });
     try {

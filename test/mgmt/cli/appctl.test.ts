@@ -30,7 +30,7 @@ test('without a daemon every tool says so at once, with exit code 1', async (t) 
     ['rw-appctl', 'dpctl/show'],
     ['rw-appctl', 'exit'],
   ]) {
-    const { code, stderr, stdout } = await run(join(BIN, tool!), ['--rundir', folder, ...args], { timeoutMs: 5_000 });
+    const { code, stderr, stdout } = await run(join(BIN, tool!), ['--rundir', folder, ...args]);
     t.is(code, 1);
     t.is(stdout, '');
     t.is(stderr, `${tool}: control plane is not running (no answer at ${folder}/api.sock)\n`);
