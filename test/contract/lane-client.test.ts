@@ -98,6 +98,24 @@ test('a frame that no record holds is refused before it can block the ring', (t)
   t.true(client.flush());
 });
 
+test('frames that a stopped worker has not taken are told, those in the ring and those that waited for room', (t) => {
+  const { client, reader } = pair();
+  const frame = new Uint8Array(60_000);
+  for (let i = 0; i < 40; i++) {
+    frame[0] = i;
+    client.execute(i, frame.slice(0, 50_000 + i), Uint32Array.of(7, i));
+    client.barrier(i);
+  }
+  client.flush();
+  const taken = 3;
+  for (let i = 0; i < 2 * taken; i++) reader.next();
+  reader.release();
+  t.deepEqual(
+    client.left().map((left) => [left.inPort, left.frame.length, left.frame[0], ...left.actions]),
+    Array.from({ length: 40 - taken }, (_, i) => [i + taken, 50_000 + i + taken, i + taken, 7, i + taken]),
+  );
+});
+
 test('barriers compare round the end of the numbers', (t) => {
   const { lane, client } = pair();
   lane.header[112] = 0x7fffffff;

@@ -1,5 +1,6 @@
 import test from 'ava';
 import { output } from '#contract/actions.ts';
+import { dropReason } from '#contract/catalogue.ts';
 import { H_CONTROL_ASLEEP, UPCALL_RING_BYTES } from '#contract/lane.ts';
 import { eventfdDrain, pollFds } from '#contract/os.ts';
 import { eth, filler, packet } from '../support/packets.ts';
@@ -77,4 +78,27 @@ test('what is unanswered when the control plane goes is told once, and the next 
   rig.upcalls.forget((inPort) => lost.push(inPort));
   t.deepEqual(lost, [1, 1]);
   t.is(rig.sent.length, 1);
+});
+
+test('another worker goes on with what one that stopped left unanswered, and loses by name what it has no room for', (t) => {
+  const old = new WorkerRig();
+  const frames = [60, 1500, 9000].map(frame);
+  old.receive(...frames);
+  const fresh = new WorkerRig();
+  fresh.receive(frame(70));
+  const lost: [number, number][] = [];
+  fresh.upcalls.inherit(old.lane, (inPort, reason) => lost.push([inPort, reason]));
+  for (const [seq, wanted] of [frame(70), ...frames].entries()) {
+    const upcall = fresh.client.next()!;
+    t.deepEqual([upcall.seq, upcall.inPort], [seq, 1]);
+    t.is(Buffer.compare(upcall.frame, wanted), 0);
+  }
+  t.is(fresh.client.next(), undefined);
+  t.deepEqual(lost, []);
+  fresh.upcalls.attach(-1);
+  fresh.upcalls.inherit(old.lane, (inPort, reason) => lost.push([inPort, reason]));
+  t.deepEqual(
+    lost,
+    [1, 1, 1].map((inPort) => [inPort, dropReason('no_control_plane')]),
+  );
 });

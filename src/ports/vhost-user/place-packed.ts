@@ -51,10 +51,17 @@ export function fitsPlace(desc: Uint32Array, size: number, place: number): boole
  */
 export function findPlace(desc: Uint32Array, size: number, given: number): number {
   const edges = edgesOf(desc, size);
-  if (edges.length === 1) return placeAt(desc, edges[0]!);
+  if (edges.length === 1) {
+    const edge = edges[0]!;
+    const waiting = waitingBefore(desc, size, edge);
+    return waiting === 0 ? placeAt(desc, edge) : finish(desc, size, (edge - waiting + size) % size, size);
+  }
   if (edges.length <= MOST_EDGES) {
     const starts = edges.map((_, first) => first).filter((first) => mayStart(desc, size, edges, first));
-    if (starts.length === 1) return finish(desc, size, edges[starts[0]!]!, edges.at(starts[0]! - 1)!);
+    if (starts.length === 1) {
+      const from = edges[starts[0]!]!;
+      return finish(desc, size, from, (edges.at(starts[0]! - 1)! - from + size) % size);
+    }
   }
   // No back end of this kind leaves such a ring: the front end knows best.
   return (given & ENTRY_MASK) < size ? given & 0xffff : WRAP_BIT;
@@ -78,12 +85,28 @@ function mayStart(desc: Uint32Array, size: number, edges: readonly number[], fir
   return true;
 }
 
-/** Gives back the chains that wait between entries `from` and `to`, the first one last. @returns the place behind. */
-function finish(desc: Uint32Array, size: number, from: number, to: number): number {
+/**
+ * A ring that was full, of which QEMU has dropped all up to the place: what waits and what was dropped make a whole lap, so
+ * the one edge is where the dropped ones begin. A driver fills a ring from its place on: entries that wait up to the edge,
+ * while the one at the edge does not, are those. @returns how many entries wait; 0 when the edge is the place.
+ */
+function waitingBefore(desc: Uint32Array, size: number, edge: number): number {
+  let waiting = 0;
+  while (waiting < size && isAvailable(desc, (edge - 1 - waiting + size) % size)) waiting++;
+  if (waiting === 0 || waiting === size || isAvailable(desc, edge)) return 0;
+  for (let i = 0; i < size - waiting; i++) if (isAvailable(desc, (edge + i) % size)) return 0;
+  if (size - waiting > 1) return waiting;
+  // A chain over the whole ring whose head is not written yet looks the same, but for chains that end in it.
+  for (let i = 1; i < waiting; i++) if ((desc[4 * ((edge + i) % size) + 3]! & NEXT) === 0) return waiting;
+  return 0;
+}
+
+/** Gives back the chains that wait in `length` entries behind `from`, the first one last. @returns the place behind. */
+function finish(desc: Uint32Array, size: number, from: number, length: number): number {
   const wrap = 1 - usedBit(desc, from);
   const bitsAt = (offset: number): number => ((from + offset < size ? wrap : 1 - wrap) === 1 ? BOTH : 0);
   const wordAt = (offset: number): number => 4 * ((from + offset) % size) + 3;
-  let end = (to - from + size) % size;
+  let end = length;
   const heads: [offset: number, id: number][] = [];
   for (let offset = 0; offset < end; offset++) {
     if (!isAvailable(desc, (from + offset) % size)) continue;

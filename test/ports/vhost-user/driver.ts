@@ -200,7 +200,13 @@ export class PackedRing extends Ring {
   /** The entries of a chain but its head, as a driver leaves them that was stopped at that moment. */
   addUnfinished(entries: number): void {
     for (let i = 1; i < entries; i++)
-      this.putDesc(this.wordAt(this.at + i) - 12, 4096, 64, 1, this.#available(this.at + i));
+      this.putDesc(
+        this.wordAt(this.at + i) - 12,
+        4096,
+        64,
+        1,
+        this.#available(this.at + i) | (i + 1 < entries ? 1 : 0),
+      );
   }
 
   override takeUsed(): [number, number][] {
