@@ -2,12 +2,11 @@
  * What happens to two guests besides traffic: one of them moves to another QEMU, or the switch is killed under them. Pings
  * run all the while, and a stream whose every byte is compared.
  */
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { PATIENCE_MS } from '../support/datapath.ts';
 import { until } from '../support/process.ts';
 import type { QemuGuest } from '../support/qemu.ts';
-import { Qmp } from '../support/qmp.ts';
+import { listens, Qmp } from '../support/qmp.ts';
 import { alive } from '../support/switch.ts';
 import { iperf, ping, reach } from './exchange.ts';
 import { ADDRESS, GuestLab, type LabOptions, type Side } from './lab.ts';
@@ -92,7 +91,7 @@ async function migration(ring: Row['ring'], options: LabOptions): Promise<Told> 
         try {
           await until(
             'QEMU to listen for the guest',
-            () => existsSync(meeting),
+            () => listens(meeting),
             PATIENCE_MS,
             () => moved.child.tail(),
           );

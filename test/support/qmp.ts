@@ -1,9 +1,15 @@
 /** QEMU's control channel (QEMU, docs/interop/qmp-spec.rst): one command at a time, answers and events as lines of JSON. */
-import { existsSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { PATIENCE_MS } from './datapath.ts';
 import { until } from './process.ts';
+
+/** Whether somebody accepts connections at a path: between bind(2) and listen(2) the file is there, and refuses (unix(7)). */
+export const listens = (path: string): boolean =>
+  readFileSync('/proc/net/unix', 'utf8')
+    .split('\n')
+    .some((line) => line.endsWith(` ${path}`) && line.split(' ')[3] === '00010000');
 
 interface Line {
   return?: unknown;
@@ -29,7 +35,7 @@ export class Qmp {
   }
 
   static async open(path: string): Promise<Qmp> {
-    await until(`the socket ${path}`, () => existsSync(path), PATIENCE_MS);
+    await until(`the socket ${path}`, () => listens(path), PATIENCE_MS);
     const qmp = new Qmp(connect(path));
     await qmp.run('qmp_capabilities');
     return qmp;
