@@ -24,6 +24,7 @@ test.serial('without a control plane flows forward on, no frame is lost, and mis
     const stream = new Stream(a!.guest, b!.guest);
     await stream.run(2000);
     control.client.detach();
+    await stream.during(answer(plane, encodeRequest({ id: 1, hello: { version: 77 } })));
     await stream.run(20_000);
     await send(b!.guest, [frame(1), frame(2)]);
     await stream.run(2000);
@@ -38,7 +39,7 @@ test.serial('without a control plane flows forward on, no frame is lost, and mis
       PATIENCE_MS,
       () => JSON.stringify([next.stats(id), stream.sent]),
     );
-    t.is(next.counter(b!.no, 'tx_packets'), stream.sent);
+    await until('all to be counted at the port', () => next.counter(b!.no, 'tx_packets') === stream.sent, PATIENCE_MS);
     t.deepEqual(next.drops(b!.no), { no_control_plane: 2 });
     next.answer = always(a!.no);
     await send(b!.guest, [frame(3)]);
@@ -66,7 +67,8 @@ test.serial('the next control plane finds ports, flows and statistics as they we
     await control.client.barrier();
     await send(a!.guest, [frame(1), frame(2), frame(3)]);
     await receive(b!.guest, 3);
-    await until('the statistics', () => control.stats(put[0]!.id).packets === 3, PATIENCE_MS);
+    const counted = () => control.stats(put[0]!.id).packets === 3 && control.counter(b!.no, 'tx_packets') === 3;
+    await until('the statistics', counted, PATIENCE_MS);
     const before = { ports: control.client.ports(), statistics: control.client.portStatistics(b!.no) };
     const stats = control.stats(put[0]!.id);
     control.client.detach();
@@ -144,6 +146,17 @@ async function ask(
   });
 }
 
+/** The same once the control plane before is gone, which all workers know by then. */
+const answer = (plane: DataProcess, bytes: Uint8Array) =>
+  until(
+    'an answer',
+    async () => {
+      const said = await ask(plane, bytes);
+      return said.reply?.error?.code === 'busy' ? undefined : said;
+    },
+    PATIENCE_MS,
+  );
+
 test.serial('whatever comes over the socket, the data plane stays up and serves the next one', async (t) => {
   await withDataPlane(async (plane, control) => {
     const [a, b] = await plane.pair(control);
@@ -174,15 +187,7 @@ test.serial('whatever comes over the socket, the data plane stays up and serves 
     sendWithFds(fd, oversized, 0, oversized.length, null, 0);
     t.regex(await gone, /closed|reset|ECONNRESET/i);
 
-    const reply = async (bytes: Uint8Array) =>
-      until(
-        'an answer',
-        async () => {
-          const answer = await ask(plane, bytes);
-          return answer.reply?.error?.code === 'busy' ? undefined : answer;
-        },
-        PATIENCE_MS,
-      );
+    const reply = (bytes: Uint8Array) => answer(plane, bytes);
     t.is((await reply(encodeRequest({ id: 5 }))).reply?.error?.code, 'unknown_request');
     t.is((await reply(encodeRequest({ id: 6, hello: { version: 77 } }))).reply?.error?.code, 'version');
     t.is((await reply(encodeRequest({ id: 7, deletePort: { portNo: 500 } }))).reply?.error?.code, 'no_such_port');

@@ -130,7 +130,8 @@ test.serial('a guest that takes nothing fills its ring and loses its own packets
       got.push(...(await receive(c!.guest, 50)));
     }
     same(t, got, frames);
-    t.deepEqual(control.drops(b!.no), { tx_ring_full: 1000 - 256 });
+    await until('the losses to be counted', () => control.drops(b!.no)['tx_ring_full'] === 1000 - 256, PATIENCE_MS);
+    t.deepEqual(Object.keys(control.drops(b!.no)), ['tx_ring_full']);
     t.deepEqual(control.drops(c!.no), {});
     same(t, await receive(b!.guest, 256), frames.slice(0, 256));
   });
@@ -245,12 +246,14 @@ test.serial('a sleeping worker wakes for a packet and for a command', async (t) 
 test.serial('an idle data plane leaves the CPU alone; pmd-sleep-max=0 keeps it polling', async (t) => {
   await withDataPlane(async (plane, control) => {
     await plane.pair(control);
-    await sleep(500);
-    const before = plane.usage().ticks;
-    await sleep(2000);
-    const share = (plane.usage().ticks - before) / 2;
-    t.log(`idle CPU: ${share.toFixed(1)} % of one core`);
-    t.true(share < 50, `${share} %`);
+    // In ticks of 10 ms. Just after its start the process still compiles, which takes long on a slow machine.
+    const quietSecond = async (): Promise<boolean> => {
+      const before = plane.usage().ticks;
+      await sleep(1000);
+      return plane.usage().ticks - before < 50;
+    };
+    await until('a second in which the process is mostly idle', quietSecond, PATIENCE_MS);
+    t.true((await control.client.pmds())[0]!.counters.sleeps > 0);
     await control.client.setOptions({ 'pmd-sleep-max': '0' });
     const sleeps = (await control.client.pmds())[0]!.counters.sleeps;
     const { iterations } = (await control.client.pmds())[0]!.counters;
