@@ -5,7 +5,7 @@ import { DROP_BASE, DROP_REASONS, PORT_ROW, portCounter } from '#contract/catalo
 import { PacketBatch, SLOTS } from '#datapath/packet/batch.ts';
 import type { PortSession, WorkerPort } from '#ports/port.ts';
 import { vhostPort, vhostSessions } from '#ports/vhost-user/factory.ts';
-import { scratchDir, until } from '../../support/process.ts';
+import { PATIENCE_MS, scratchDir, until } from '../../support/process.ts';
 import { Testpmd, unavailable, type VirtioUser } from '../../support/testpmd.ts';
 
 const missing = unavailable();
@@ -129,7 +129,7 @@ for (const [title, device, packetLength] of VARIANTS) {
       await until(
         'frames to go round',
         () => wire.count(1) > 20_000 && wire.count(2) > 20_000,
-        15_000,
+        PATIENCE_MS,
         () => JSON.stringify([wire.drops(), wire.sessions.map((s) => s.status())]),
       );
       await testpmd.stopForwarding();
