@@ -1,11 +1,13 @@
 /**
  * `npm run fuzz -- [--cases 1e7] [--seed 1] [--case K] [--json]`: hostile messages and rings until one does harm.
- * Exits 1 then, with the line that runs that case again. docs/fuzzing.md says what is counted.
+ * Exits 1 then, with the line that runs that case again. `--race SECONDS`: guests that change their rings from another thread
+ * meanwhile, instead. docs/fuzzing.md says what is counted.
  */
 import process from 'node:process';
 import { parseArgs } from 'node:util';
 import { removeScratchDir, scratchDir } from '../support/process.ts';
 import { Fuzzer, type Tally } from './fuzzer.ts';
+import { RACE_KINDS, type RaceTally, race } from './race.ts';
 
 const SECOND_MS = 1000;
 /** How often a run that nobody watches tells where it is. */
@@ -34,16 +36,36 @@ function print(tally: Tally, rate: number, one: readonly string[] | undefined): 
   if (fault) out(`case ${fault.case}: ${fault.what}\nagain: ${fault.replay}`);
 }
 
+const raceLine = ({ kind, bursts, writes, packets, sent, broken, drops, fault }: RaceTally): string => {
+  const lost = Object.entries(drops).map(([name, count]) => `${name} ${count}`);
+  return `${kind}: ${writes} words written during ${bursts} bursts, ${packets} packets taken, ${sent} sent, ${broken} rings broken; ${lost.join(', ')}${fault && `\n  ${fault}`}`;
+};
+
+/** All kinds in turn, `seconds` in all. @returns the exit code. */
+async function races(seed: number, seconds: number, json: boolean): Promise<number> {
+  const tallies: RaceTally[] = [];
+  for (const kind of RACE_KINDS) {
+    const tally = await race(kind, seed, (seconds * SECOND_MS) / RACE_KINDS.length);
+    tallies.push(tally);
+    if (!json) process.stdout.write(`${raceLine(tally)}\n`);
+    if (tally.fault) break;
+  }
+  if (json) process.stdout.write(`${JSON.stringify({ seed, seconds, kinds: tallies })}\n`);
+  return tallies.some(({ fault }) => fault) ? 1 : 0;
+}
+
 async function main(): Promise<number> {
   const { values } = parseArgs({
     options: {
       cases: { type: 'string', default: '1e5' },
       seed: { type: 'string', default: '1' },
       case: { type: 'string' },
+      race: { type: 'string' },
       json: { type: 'boolean', default: false },
     },
   });
   const seed = count('seed', values.seed);
+  if (values.race !== undefined) return races(seed, count('race', values.race), values.json);
   const one = values.case === undefined ? undefined : count('case', values.case);
   const end = one === undefined ? count('cases', values.cases) : one + 1;
   const dir = scratchDir('rwfuzz');
