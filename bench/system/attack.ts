@@ -73,8 +73,13 @@ async function run(options: BenchOptions): Promise<BenchReport> {
       if (options.rows.length > 0 && !options.rows.includes(attack)) continue;
       const rates: [number, number][] = [];
       for (let round = 0; round < options.rounds; round++) {
-        const calm = await rate(testpmd, peer.rundir, peace, options.seconds);
-        rates.push([await rate(testpmd, peer.rundir, attack, options.seconds), calm]);
+        // The other is the first every second time.
+        const kinds = round % 2 === 0 ? [peace, attack] : [attack, peace];
+        const [first, second] = [
+          await rate(testpmd, peer.rundir, kinds[0]!, options.seconds),
+          await rate(testpmd, peer.rundir, kinds[1]!, options.seconds),
+        ];
+        rates.push(round % 2 === 0 ? [second, first] : [first, second]);
       }
       const ratios = rates.map(([attacked, calm]) => attacked / calm);
       const ratio = median(ratios);

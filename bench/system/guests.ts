@@ -4,7 +4,7 @@
  * One pair of guests serves both switches, a card on each: the processors that do most of the work, and are emulated, are the
  * same. They share a core; the other one is for the PMD of the switch whose turn it is, while the other switch is stopped
  * (SIGSTOP), since OVS would poll all the time. Of a round's two figures the ratio is taken: rates of an emulated guest
- * drift. OVS runs with userspace-tso-enable=true, without which it offers no segmentation, Ringway with pmd-sleep-max=0.
+ * drift, and differ by a third from boot to boot, so that every round boots anew, with the cards in the other order. OVS runs with userspace-tso-enable=true, without which it offers no segmentation, Ringway with pmd-sleep-max=0.
  */
 
 import { join } from 'node:path';
@@ -159,24 +159,29 @@ async function run(options: BenchOptions) {
   const rows = ROWS.filter(({ name }) => options.rows.length === 0 || options.rows.includes(name));
   const kinds = [...new Set(rows.map(({ offloads }) => offloads))];
   const values = new Map<Row, number[][]>(rows.map((row) => [row, switches.map((): number[] => [])]));
-  const pair = new Pair(switches, kinds);
-  try {
-    await pair.open();
-    for (let round = 0; round < options.rounds; round++) {
-      for (const row of rows) {
-        // The first of a round is another one each time.
-        for (let turn = 0; turn < switches.length; turn++) {
-          const peer = (turn + round) % switches.length;
-          const value = await pair.turn(peer, row.offloads, (a) => row.measure(a, options));
+  for (let round = 0; round < options.rounds; round++) {
+    const order = switches.map((_, i) => (i + round) % switches.length);
+    const pair = new Pair(
+      order.map((peer) => switches[peer]!),
+      kinds,
+    );
+    try {
+      await pair.open();
+      for (const [r, row] of rows.entries()) {
+        for (const turn of switches.keys()) {
+          // The first is another one each time.
+          const card = (turn + r) % switches.length;
+          const peer = order[card]!;
+          const value = await pair.turn(card, row.offloads, (a) => row.measure(a, options));
           values.get(row)![peer]!.push(value);
           options.progress(
             `[${round + 1}/${options.rounds}] ${row.name} ${switches[peer]!.name}: ${figure(value)} ${row.unit}`,
           );
         }
       }
+    } finally {
+      await pair.close();
     }
-  } finally {
-    await pair.close();
   }
   const heads = [
     'guest to guest',

@@ -59,6 +59,7 @@ export class LaneClient {
   readonly lane: Lane;
   readonly #upcalls: RingReader;
   readonly #commands: RingWriter;
+  readonly #laneFd: number;
   readonly #wakeFd: number;
   #waiting: Waiting[] = [];
   #written = false;
@@ -69,13 +70,16 @@ export class LaneClient {
       const size = fileSize(laneFd);
       if (size < LANE_BYTES) throw new Error(`lane has ${size} bytes, ${LANE_BYTES} needed`);
       this.lane = new Lane(map(laneFd, 0, LANE_BYTES, { write: true, owner: 0 }));
-    } finally {
+    } catch (error) {
       close(laneFd);
+      throw error;
     }
     const { header, buffer } = this.lane;
     if (header[H_MAGIC] !== LANE_MAGIC || header[H_VERSION] !== LANE_VERSION) {
+      close(laneFd);
       throw new Error(`lane version ${header[H_VERSION]} is not ${LANE_VERSION}`);
     }
+    this.#laneFd = laneFd;
     this.#wakeFd = wakeFd;
     this.#upcalls = new RingReader(buffer, header, LANE_UPCALL_AT, UPCALL_RING_BYTES, H_UPCALL_HEAD, H_UPCALL_READ);
     this.#commands = new RingWriter(
@@ -212,8 +216,14 @@ export class LaneClient {
   }
 
   close(): void {
+    close(this.leave());
+  }
+
+  /** Lets go of everything but the lane's descriptor, which is the caller's. */
+  leave(): number {
     release(this.lane.buffer);
     close(this.#wakeFd);
+    return this.#laneFd;
   }
 
   #write(kind: number, words: Uint32Array, bytes?: Uint8Array): void {

@@ -17,7 +17,7 @@
 import { PORT_ROW, WORKER_ROW } from './catalogue.ts';
 
 export const LANE_MAGIC = 0x52574c31;
-export const LANE_VERSION = 2;
+export const LANE_VERSION = 3;
 
 /** Highest datapath port number + 1. Port 0 is never used. */
 export const MAX_PORTS = 1024;
@@ -35,6 +35,8 @@ export const H_VERSION = 1;
 export const H_WORKER = 2;
 /** Bumped by the worker each time a control plane attaches; both rings start at 0 again. */
 export const H_EPOCH = 3;
+/** A random number, by which a journal names this lane. */
+export const H_NAME = 4;
 /** Upcall ring: bytes written (worker). */
 export const H_UPCALL_HEAD = 16;
 /** Upcall ring: bytes read (control plane). */

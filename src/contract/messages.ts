@@ -2,7 +2,7 @@
 import path from 'node:path';
 import protobuf from 'protobufjs';
 
-export const CONTRACT_VERSION = 2;
+export const CONTRACT_VERSION = 3;
 
 export interface PortConfigMessage {
   portNo: number;
@@ -53,6 +53,7 @@ export interface RequestBodies {
   getPmds: Record<string, never>;
   clearPmdCounters: Record<string, never>;
   setOptions: { options: Record<string, string> };
+  resume: { ports: string[]; lanes: number };
   exit: Record<string, never>;
 }
 

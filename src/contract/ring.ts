@@ -63,6 +63,11 @@ export class RingWriter {
     return word;
   }
 
+  /** Free-running byte count of all that was reserved: what `publish` shows. */
+  get head(): number {
+    return this.#head;
+  }
+
   /** Bytes that are free now, as the reader last said. */
   free(): number {
     this.#tail = Atomics.load(this.#header, this.#tailAt) >>> 0;

@@ -45,6 +45,15 @@ export interface DatapathLink {
   log(level: 'info' | 'warn', text: string): void;
 }
 
+/** What another data plane is to go on with. */
+interface Left {
+  readonly pid: number;
+  /** Names of ports that were up. */
+  readonly ports: string[];
+  /** Descriptors of lanes. */
+  readonly lanes: readonly number[];
+}
+
 export class DatapathClient implements Datapath {
   readonly #link: DatapathLink;
   #events: DatapathEvents | undefined;
@@ -56,6 +65,10 @@ export class DatapathClient implements Datapath {
   /** Why the data plane turned this connection away, where it said so. */
   #refusal = '';
   #hello: { pid: number } | undefined;
+  /** Of a data plane whose connection was lost. */
+  #left: Left | undefined;
+  /** Numbers that its ports had, by name: what waits in its lanes came in by them. */
+  readonly #numbers = new Map<string, number>();
 
   constructor(link: DatapathLink) {
     this.#link = link;
@@ -96,6 +109,8 @@ export class DatapathClient implements Datapath {
     this.#stopped = true;
     this.#channel?.close('detached');
     this.#lanes.close();
+    for (const fd of this.#left?.lanes ?? []) close(fd);
+    this.#left = undefined;
   }
 
   /** Ends the data plane, then detaches. */
@@ -117,6 +132,7 @@ export class DatapathClient implements Datapath {
     const { hello } = await this.#request('hello', { version: CONTRACT_VERSION });
     if (!hello) throw new Error('the data plane answered hello with something else');
     await this.#giveOptions(hello.options);
+    await this.#resume(hello.pid);
     const dumped = await this.#request('dumpFlows', {});
     const flows = (dumped.flows?.flows ?? []).map(fromMessage);
     this.#lanes.hold(flows);
@@ -136,10 +152,31 @@ export class DatapathClient implements Datapath {
     );
   }
 
+  /** One that died is gone on with; one that lives has all that it had. */
+  async #resume(pid: number): Promise<void> {
+    const left = this.#left;
+    if (!left) return;
+    this.#left = undefined;
+    try {
+      const { ports, lanes } = left;
+      if (pid !== left.pid) await this.#request('resume', { ports, lanes: lanes.length }, lanes);
+    } catch (error) {
+      this.#link.log('warn', `the data plane does not go on with the packets that waited: ${(error as Error).message}`);
+    } finally {
+      for (const fd of left.lanes) close(fd);
+    }
+  }
+
   #lost(channel: Channel, reason: string): void {
     if (this.#channel !== channel) return;
     this.#channel = undefined;
-    this.#lanes.drop();
+    const lanes = this.#lanes.drop();
+    if (this.#hello && !this.#stopped) {
+      const ports = [...this.#ports.values()].filter(({ linkUp }) => linkUp).map(({ name }) => name);
+      this.#left = { pid: this.#hello.pid, ports, lanes };
+      this.#numbers.clear();
+      for (const { name, portNo } of this.#ports.values()) this.#numbers.set(name, portNo);
+    } else for (const fd of lanes) close(fd);
     const was = this.#hello !== undefined;
     this.#hello = undefined;
     const why = this.#refusal ? refused(this.#refusal) : notRunning();
@@ -182,9 +219,9 @@ export class DatapathClient implements Datapath {
     this.#requests.settle(message);
   }
 
-  #request<N extends RequestName>(name: N, body: RequestBodies[N]): Promise<FromDatapath> {
+  #request<N extends RequestName>(name: N, body: RequestBodies[N], fds: readonly number[] = []): Promise<FromDatapath> {
     const channel = this.#channel;
-    return channel?.open ? this.#requests.send(channel, name, body) : Promise.reject(notRunning());
+    return channel?.open ? this.#requests.send(channel, name, body, fds) : Promise.reject(notRunning());
   }
 
   putFlow(flow: Megaflow): number {
@@ -216,7 +253,16 @@ export class DatapathClient implements Datapath {
   }
 
   async addPort(config: DatapathPortConfig): Promise<number> {
-    const wanted = { portNo: 0, name: config.name, type: config.type, options: { ...config.options }, mtu: config.mtu };
+    const before = this.#numbers.get(config.name) ?? 0;
+    this.#numbers.delete(config.name);
+    const number = this.#ports.has(before) ? 0 : before;
+    const wanted = {
+      portNo: number,
+      name: config.name,
+      type: config.type,
+      options: { ...config.options },
+      mtu: config.mtu,
+    };
     const { portNumber } = await this.#request('addPort', wanted);
     const portNo = portNumber!.portNo;
     if (!this.#ports.has(portNo))

@@ -67,10 +67,12 @@ export class DatapathLanes {
     this.#pump();
   }
 
-  /** The connection is gone, and the lanes with it. */
-  drop(): void {
+  /** The connection is gone. @returns descriptors of the lanes, with what waits in them; they are the caller's. */
+  drop(): number[] {
     this.#started = false;
+    const left = this.#lanes.splice(0).map((lane) => lane.leave());
     this.#useLanes([]);
+    return left;
   }
 
   close(): void {

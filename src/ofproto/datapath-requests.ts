@@ -23,7 +23,12 @@ export class DatapathRequests {
   readonly #waiting = new Map<number, Waiting>();
 
   /** Resolves with the whole reply. @throws RequestError: the data plane's own, or `timeout`. */
-  send<N extends RequestName>(channel: Channel, name: N, body: RequestBodies[N]): Promise<FromDatapath> {
+  send<N extends RequestName>(
+    channel: Channel,
+    name: N,
+    body: RequestBodies[N],
+    fds: readonly number[] = [],
+  ): Promise<FromDatapath> {
     const id = this.#next++;
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
@@ -42,7 +47,7 @@ export class DatapathRequests {
         };
       };
       this.#waiting.set(id, { resolve: done(resolve), reject: done(reject), flows: [] });
-      channel.send(encodeRequest({ id, [name]: body }));
+      channel.send(encodeRequest({ id, [name]: body }), fds);
     });
   }
 

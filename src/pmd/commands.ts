@@ -141,13 +141,13 @@ export class Commands {
     const record = this.#upcalls.words;
     const inPort = record[upcall + UPCALL_IN_PORT]!;
     const count = words[at + 3]!;
-    if (count === UNANSWERED) return this.#pipeline.unanswered(inPort);
+    if (count === UNANSWERED) return this.#unanswered(inPort);
     if (count > MAX_ACTION_WORDS || 16 + count * 4 > words[at]!) throw new Error('REPLY is longer than its record');
     this.#check(at + 4, count);
     const bytes = this.#upcalls.bytes;
     const frame = (upcall + UPCALL_FRAME) * 4;
     const slot = this.#place(inPort, bytes, frame, this.#upcalls.ringAddress, record[upcall + UPCALL_LENGTH]!);
-    if (slot < 0) return this.#pipeline.unanswered(inPort);
+    if (slot < 0) return this.#unanswered(inPort);
     const batch = this.#batch;
     const vnet = record[upcall + UPCALL_VNET]!;
     batch.vnetFlags[slot] = vnet & 0xff;
@@ -157,6 +157,12 @@ export class Commands {
     batch.csumStart[slot] = record[upcall + UPCALL_VNET + 1]! >>> 16;
     batch.csumOffset[slot] = record[upcall + UPCALL_VNET + 2]!;
     this.#pipeline.execute(slot, words, at + 4, count);
+    this.#upcalls.settle();
+  }
+
+  #unanswered(inPort: number): void {
+    this.#pipeline.unanswered(inPort);
+    this.#upcalls.settle();
   }
 
   #execute(at: number): void {

@@ -6,8 +6,10 @@ import { pino } from 'pino';
 import type { ReplyBodies, ToDatapath } from '#contract/messages.ts';
 import { lockFile } from '#contract/os.ts';
 import { defaultRundir } from '#contract/rundir.ts';
+import { Journal } from '#ports/vhost-user/journal-file.ts';
 import { type AssignMode, parseCpuMask } from './assign.ts';
 import { usableCpus } from './cpus.ts';
+import { LeftLanes } from './left-lanes.ts';
 import { sessionTypes } from './port-types.ts';
 import { Ports } from './ports.ts';
 import { type ContractHandler, ContractServer } from './server.ts';
@@ -17,6 +19,8 @@ import { PmdWorker } from './workers.ts';
 const SAMPLE_MS = 1000;
 /** A worker without a packet for so long sleeps until a guest kicks; other_config:pmd-sleep-max=0 keeps it polling. */
 const SLEEP_AFTER_MICROS = 200;
+/** Front ends that were connected to a data plane that died are waited for so long; QEMU tries once a second. */
+const GATHER_MS = 2000;
 const ASSIGN_MODES: readonly AssignMode[] = ['cycles', 'roundrobin', 'group'];
 
 const bad = (text: string): Error => Object.assign(new Error(text), { code: 'bad_option' });
@@ -47,6 +51,7 @@ function readOptions(options: Readonly<Record<string, string>>): {
 class DataPlane implements ContractHandler {
   readonly ports: Ports;
   readonly #log: pino.Logger;
+  readonly #rundir: string;
   #workers: PmdWorker[] = [];
   #options: Record<string, string> = {};
   #server: ContractServer | undefined;
@@ -56,6 +61,7 @@ class DataPlane implements ContractHandler {
 
   constructor(rundir: string, log: pino.Logger, exit: () => void) {
     this.#log = log;
+    this.#rundir = rundir;
     this.#exit = exit;
     this.ports = new Ports(
       sessionTypes(rundir, (key) => this.#options[key]),
@@ -117,7 +123,7 @@ class DataPlane implements ContractHandler {
     return { ports: this.ports.list(), options: this.#options };
   }
 
-  async request(message: ToDatapath): Promise<Partial<ReplyBodies>> {
+  async request(message: ToDatapath, fds: number[]): Promise<Partial<ReplyBodies>> {
     if (message.addPort) return { portNumber: { portNo: await this.ports.add(message.addPort) } };
     if (message.setPort) await this.ports.set(message.setPort);
     else if (message.deletePort) await this.ports.delete(message.deletePort.portNo);
@@ -125,9 +131,24 @@ class DataPlane implements ContractHandler {
     else if (message.getPmds) return { pmds: { pmds: this.#pmds() } };
     else if (message.clearPmdCounters) await Promise.all(this.#workers.map((w) => w.ask({ verb: 'clear' })));
     else if (message.setOptions) await this.#setOptions(message.setOptions.options);
+    else if (message.resume) this.#resume(message.resume.ports, message.resume.lanes, fds);
     else if (message.exit) setImmediate(this.#exit);
     else throw Object.assign(new Error('unknown request'), { code: 'unknown_request' });
     return { done: {} };
+  }
+
+  /** Goes on with what another data plane left, once its front ends are back. */
+  #resume(ports: readonly string[], lanes: number, fds: number[]): void {
+    if (fds.length !== lanes)
+      throw Object.assign(new Error(`resume: ${lanes} lanes came with ${fds.length} descriptors`), {
+        code: 'bad_resume',
+      });
+    const left = new LeftLanes(fds.splice(0), Journal.of(this.#rundir));
+    void this.ports
+      .gather(ports, GATHER_MS)
+      .then(() => left.handTo(this.#workers))
+      .catch((error: Error) => this.#log.error({ error: error.message }, 'upcalls of the data plane before are lost'))
+      .finally(() => left.close());
   }
 
   async #setOptions(options: Record<string, string>): Promise<void> {

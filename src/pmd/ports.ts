@@ -38,6 +38,9 @@ export class Ports implements PortHost {
   /** Moving average of cycles per second, and of the share of the worker's cycles, by "port/queue". */
   readonly #load = new Map<string, { cycles: number; share: number }>();
   #turn: Promise<unknown> = Promise.resolve();
+  /** Names of ports whose front ends are still to come back, and what is done when they have. */
+  readonly #awaited = new Set<string>();
+  #gathered: (() => void) | undefined;
 
   constructor(types: ReadonlyMap<string, SessionFactory>, onStatus: (port: PortMessage) => void) {
     this.#types = types;
@@ -119,6 +122,7 @@ export class Ports implements PortHost {
     await entry.session.stop();
     this.#entries.delete(portNo);
     await this.attach(portNo, undefined);
+    this.#arrived(entry.config.name);
   }
 
   attach(portNo: number, attachment: Attachment | undefined): Promise<void> {
@@ -141,6 +145,30 @@ export class Ports implements PortHost {
     if (!entry) return;
     entry.status = status;
     this.#onStatus(message(entry));
+    if (status.linkUp) this.#arrived(entry.config.name);
+  }
+
+  /**
+   * Until these ports are up, or the time is over, rings that outlive a data plane are not polled: what they hold is for guests
+   * that are about to come back too.
+   */
+  gather(names: readonly string[], ms: number): Promise<void> {
+    this.#gathered?.();
+    return new Promise((resolve) => {
+      const limit = setTimeout(() => this.#gathered?.(), ms);
+      this.#gathered = () => {
+        clearTimeout(limit);
+        this.#gathered = undefined;
+        this.#awaited.clear();
+        this.#serial(() => this.#reassign()).then(resolve, resolve);
+      };
+      for (const name of names) this.#awaited.add(name);
+      if (names.length === 0) this.#gathered();
+    });
+  }
+
+  #arrived(name: string): void {
+    if (this.#awaited.delete(name) && this.#awaited.size === 0) this.#gathered?.();
   }
 
   /**
@@ -228,6 +256,7 @@ export class Ports implements PortHost {
   #queues(): AssignQueue[] {
     const queues: AssignQueue[] = [];
     for (const { config, attachment } of this.#entries.values()) {
+      if (this.#awaited.size > 0 && attachment?.kept) continue;
       const affinity = parseAffinity(config.options['pmd-rxq-affinity'] ?? '');
       for (const queue of attachment?.rxQueues ?? []) {
         const load = this.#load.get(`${config.portNo}/${queue}`)?.cycles ?? 0;

@@ -23,7 +23,8 @@ export interface ContractHandler {
   /** memfd and wake eventfd of each lane. */
   laneFds(): number[];
   hello(): Pick<ReplyBodies['hello'], 'ports' | 'options'>;
-  request(message: ToDatapath): Promise<Partial<ReplyBodies>>;
+  /** Descriptors that it takes out of `fds` are its own. */
+  request(message: ToDatapath, fds: number[]): Promise<Partial<ReplyBodies>>;
 }
 
 export class ContractServer {
@@ -85,10 +86,7 @@ export class ContractServer {
       return;
     }
     const channel = new Channel(fd, {
-      frame: (bytes, fds) => {
-        for (const extra of fds) close(extra);
-        this.#enqueue(channel, bytes);
-      },
+      frame: (bytes, fds) => this.#enqueue(channel, bytes, fds),
       closed: () => this.#turnOf(() => this.#detach(channel)),
     });
     this.#channel = channel;
@@ -126,22 +124,25 @@ export class ContractServer {
     this.#channel?.send(encodeReply(message), fds);
   }
 
-  #enqueue(channel: Channel, bytes: Uint8Array): void {
+  #enqueue(channel: Channel, bytes: Uint8Array, fds: number[]): void {
     let message: ToDatapath;
     try {
       message = decodeRequest(bytes);
     } catch {
+      for (const fd of fds) close(fd);
       channel.close('a frame that is no contract message');
       return;
     }
     this.#turnOf(async () => {
-      if (this.#channel !== channel) return;
       try {
+        if (this.#channel !== channel) return;
         if (message.hello) await this.#hello(message.id, message.hello.version);
-        else this.#reply(message.id, await this.#handler.request(message));
+        else this.#reply(message.id, await this.#handler.request(message, fds));
       } catch (error) {
         const { code, message: text } = error as { code?: string; message: string };
         this.#send({ id: message.id, error: { code: code ?? 'failed', message: text } });
+      } finally {
+        for (const fd of fds) close(fd);
       }
     });
   }

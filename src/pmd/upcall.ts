@@ -4,11 +4,15 @@
  *
  * Records are answered in order, each once. The bytes of a record stay until its answer has come, so the packet goes on from
  * there. With no control plane attached every miss is lost, and named so.
+ *
+ * The ring outlives a data plane that is killed: the control plane keeps the lane for the next one. Under a journal both ends
+ * of the ring are part of a burst's one step (`UpcallEnds`).
  */
 import { dropReason } from '#contract/catalogue.ts';
 import { KEY_WORDS } from '#contract/flow-key.ts';
 import {
   H_CONTROL_ASLEEP,
+  H_NAME,
   H_UPCALL_FREED,
   H_UPCALL_HEAD,
   H_UPCALL_READ,
@@ -27,14 +31,14 @@ import {
   UPCALL_VNET,
 } from '#contract/records.ts';
 import { RingReader, RingWriter } from '#contract/ring.ts';
-import type { PacketBatch } from '#datapath/packet/batch.ts';
+import type { PacketBatch, UpcallEnds } from '#datapath/packet/batch.ts';
 
 const REASON_NO_CONTROL = dropReason('no_control_plane');
 const REASON_RING_FULL = dropReason('upcall_ring_full');
 const HEAD_BYTES = UPCALL_FRAME * 4;
 const signal = eventfdSignal;
 
-export class UpcallPath {
+export class UpcallPath implements UpcallEnds {
   readonly #lane: Lane;
   readonly #writer: RingWriter;
   /** Walks the unanswered records. */
@@ -43,6 +47,8 @@ export class UpcallPath {
   #doorbell = -1;
   #sequence = 0;
   #written = 0;
+  /** Where the records end whose answers were carried out. */
+  #settled = 0;
 
   constructor(lane: Lane) {
     const { buffer, header } = lane;
@@ -57,6 +63,7 @@ export class UpcallPath {
     this.#doorbell = doorbell;
     this.#writer.reset();
     this.#answered.reset();
+    this.#settled = 0;
     this.#written = 0;
     Atomics.store(this.#lane.header, H_UPCALL_READ, 0);
     Atomics.store(this.#lane.header, H_CONTROL_ASLEEP, 0);
@@ -148,6 +155,36 @@ export class UpcallPath {
     return this.#writer.words[at + UPCALL_SEQ] === sequence ? at : -1;
   }
 
+  /** The answer taken last is carried out, as far as the batch goes. */
+  settle(): void {
+    this.#settled = this.#answered.cursor;
+  }
+
+  get name(): number {
+    return this.#lane.header[H_NAME]!;
+  }
+
+  get shownHead(): number {
+    return this.#lane.header[H_UPCALL_HEAD]!;
+  }
+
+  get head(): number {
+    return this.#writer.head | 0;
+  }
+
+  get shownFreed(): number {
+    return this.#lane.header[H_UPCALL_FREED]!;
+  }
+
+  get freed(): number {
+    return this.#settled | 0;
+  }
+
+  show(): void {
+    this.#writer.publish();
+    this.#answered.release(this.#settled);
+  }
+
   /** Gives up what is unanswered, oldest first; `lost` is told the in_port of each. */
   forget(lost: (inPort: number) => void): void {
     const words = this.#writer.words;
@@ -184,8 +221,8 @@ export class UpcallPath {
     this.flush();
   }
 
-  /** The bytes of the upcalls answered so far may be used again. */
+  /** The bytes of the upcalls whose answers were carried out may be used again. */
   release(): void {
-    this.#answered.release();
+    this.#answered.release(this.#settled);
   }
 }

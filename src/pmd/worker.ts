@@ -53,6 +53,7 @@ class PmdThread implements LoopWork {
     this.#start = start;
     this.#lane = new Lane(map(start.laneFd, 0, LANE_BYTES, { write: true, owner: 0 }));
     this.#upcalls = new UpcallPath(this.#lane);
+    this.#batch.upcalls = this.#upcalls;
     this.#pipeline = new Pipeline({
       batch: this.#batch,
       lane: this.#lane,

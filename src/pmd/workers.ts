@@ -1,6 +1,7 @@
 /** The PMD workers as the main thread sees them: starting, asking, stopping. */
+import { randomInt } from 'node:crypto';
 import type { Worker } from 'node:worker_threads';
-import { H_MAGIC, H_VERSION, H_WORKER, LANE_BYTES, LANE_MAGIC, LANE_VERSION, Lane } from '#contract/lane.ts';
+import { H_MAGIC, H_NAME, H_VERSION, H_WORKER, LANE_BYTES, LANE_MAGIC, LANE_VERSION, Lane } from '#contract/lane.ts';
 import { close, eventfd, eventfdSignal, map, memfd, release } from '#contract/os.ts';
 import type { DumpedFlow, DumpResult, FromWorker, Verb, VerbAnswer, WorkerOptions, WorkerStart } from './verbs.ts';
 import { SHARED_VERBS, SHARED_WORDS } from './verbs.ts';
@@ -46,6 +47,7 @@ export class PmdWorker {
     this.lane.header[H_MAGIC] = LANE_MAGIC;
     this.lane.header[H_VERSION] = LANE_VERSION;
     this.lane.header[H_WORKER] = worker;
+    this.lane.header[H_NAME] = randomInt(2 ** 31);
     const start: WorkerStart = {
       worker,
       workers,

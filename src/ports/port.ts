@@ -44,6 +44,8 @@ export interface Attachment {
   readonly portNo: number;
   /** rx queues that exist and are enabled; the assignment of queues to workers names these numbers. */
   readonly rxQueues: readonly number[];
+  /** Set where the port's rings outlive the data plane with what is in them (vhost-user's INFLIGHT_SHMFD). */
+  readonly kept?: boolean;
 }
 
 /** Makes a worker's view. `previous` is this port's view before, for reuse of mappings; the factory closes or absorbs it. */

@@ -45,16 +45,25 @@ class FakeSession implements PortSession {
   faults: string[] = [];
   started = false;
   stopped = false;
+  readonly waits: boolean;
   constructor(config: PortConfig, host: PortHost) {
     if (config.options['bad']) throw new Error('option bad is bad');
     this.portNo = config.portNo;
     this.host = host;
+    this.waits = config.options['waits'] !== undefined;
   }
   queues(...rxQueues: number[]): Promise<void> {
     return this.host.attach(this.portNo, { kind: 'dummy', portNo: this.portNo, rxQueues });
   }
+  /** A queue that outlives the data plane. */
+  keptQueue(): Promise<void> {
+    return this.host.attach(this.portNo, { kind: 'dummy', portNo: this.portNo, rxQueues: [0], kept: true });
+  }
   async start(): Promise<void> {
     this.started = true;
+  }
+  say(linkUp: boolean): void {
+    this.host.status(this.portNo, { ...this.status(), linkUp });
   }
   async reconfigure(options: Readonly<Record<string, string>>): Promise<boolean> {
     return options['anew'] === undefined;
@@ -63,7 +72,7 @@ class FakeSession implements PortSession {
     this.faults.push(reason);
   }
   status() {
-    return { state: 'up' as const, lastError: '', linkUp: true, facts: {} };
+    return { state: 'up' as const, lastError: '', linkUp: this.started && !this.waits, facts: {} };
   }
   async stop(): Promise<void> {
     this.stopped = true;
@@ -192,4 +201,39 @@ test('every type has a session, every kind a view', (t) => {
   for (const type of ['vhost-user', 'dpdkvhostuser', 'dpdkvhostuserclient', 'dummy', 'tap', 'internal', 'system'])
     t.is(typeof types.get(type), 'function', type);
   for (const kind of ['vhost-user', 'dummy', 'tap', 'af_packet']) t.is(typeof PORTS.get(kind), 'function', kind);
+});
+
+test('queues that outlive a data plane are polled once all awaited ports are up; others at once', async (t) => {
+  const { ports, add, log } = await setUp(1);
+  let gathered = false;
+  const gathering = ports.gather(['a', 'b', 'c'], 60_000).then(() => {
+    gathered = true;
+  });
+  const waits = { options: { waits: 'true' } };
+  const [a, b] = [await add('a', waits), await add('b', waits)];
+  await a.keptQueue();
+  await b.queues(0);
+  t.is(log.at(-1), '0: poll 2.0');
+  a.say(true);
+  a.say(true);
+  b.say(false);
+  b.say(true);
+  await ports.rebalance('cycles');
+  t.false(gathered, 'one is missing');
+  t.is(log.at(-1), '0: poll 2.0');
+  // One that is deleted is waited for no longer.
+  const c = await add('c', waits);
+  await ports.delete(c.portNo);
+  await gathering;
+  t.regex(log.at(-1)!, /poll (1\.0 2\.0|2\.0 1\.0)/);
+});
+
+test('ports that do not come back are waited for no longer than is said', async (t) => {
+  const { ports, add, log } = await setUp(1);
+  const gathering = ports.gather(['a', 'gone'], 50);
+  const a = await add('a');
+  await a.keptQueue();
+  await gathering;
+  t.is(log.at(-1), '0: poll 1.0');
+  await ports.gather([], 60_000);
 });

@@ -183,7 +183,7 @@ test('another version is refused, and the connection stands', async (t) => {
     control.send({ id: 1, hello: { version: CONTRACT_VERSION + 1 } });
     const { error } = await control.reply(1);
     t.is(error?.code, 'version');
-    t.regex(error!.message, /3 is not 2/);
+    t.regex(error!.message, /4 is not 3/);
     control.send({ id: 2, hello: { version: CONTRACT_VERSION } });
     t.truthy((await control.reply(2)).hello);
   });

@@ -1,7 +1,7 @@
 /** A worker without its thread: lane, pipeline, upcalls and commands, with the control plane's end of the same lane. */
 
 import { DROP_BASE, type DropReason, dropReason, PORT_ROW } from '#contract/catalogue.ts';
-import { H_MAGIC, H_VERSION, LANE_BYTES, LANE_MAGIC, LANE_VERSION, Lane } from '#contract/lane.ts';
+import { H_MAGIC, H_NAME, H_VERSION, LANE_BYTES, LANE_MAGIC, LANE_VERSION, Lane } from '#contract/lane.ts';
 import { LaneClient } from '#contract/lane-client.ts';
 import { dup, eventfd, map, memfd } from '#contract/os.ts';
 import { PacketBatch } from '#datapath/packet/batch.ts';
@@ -17,6 +17,7 @@ export function makeLane(): { lane: Lane; laneFd: number; wakeFd: number } {
   const lane = new Lane(map(laneFd, 0, LANE_BYTES, { write: true, owner: 0 }));
   lane.header[H_MAGIC] = LANE_MAGIC;
   lane.header[H_VERSION] = LANE_VERSION;
+  lane.header[H_NAME] = laneFd;
   return { lane, laneFd, wakeFd: eventfd() };
 }
 

@@ -4,9 +4,10 @@
  */
 import test from 'ava';
 import { VIRTIO_FEATURES } from '#ports/vhost-user/wire.ts';
-import { removeScratchDir, scratchDir } from '../support/process.ts';
+import { PATIENCE_MS } from '../support/datapath.ts';
+import { removeScratchDir, scratchDir, until } from '../support/process.ts';
 import { type Card, QemuGuest, qemuUnavailable, writeInitramfs } from '../support/qemu.ts';
-import { SwitchProcess } from '../support/switch.ts';
+import { alive, SwitchProcess } from '../support/switch.ts';
 
 const reason = qemuUnavailable();
 const maybe = reason ? (title: string, _body: unknown) => test.skip(`${title} (${reason})`, () => {}) : test;
@@ -15,7 +16,7 @@ const LONG = 'rx_queue_size=1024,tx_queue_size=1024';
 const BLOCK = 65_536;
 const BLOCKS = 4;
 
-maybe('a guest behind a vIOMMU pings and streams both ways over split and packed rings', async (t) => {
+maybe('a guest behind a vIOMMU pings and streams both ways over split and packed rings, and goes on after a kill of the data plane', async (t) => {
   t.timeout(300_000);
   const dir = scratchDir('rwi');
   const guests: QemuGuest[] = [];
@@ -66,6 +67,13 @@ maybe('a guest behind a vIOMMU pings and streams both ways over split and packed
       const fact = (name: string): number => Number(new RegExp(`${name}="?(\\d+)`).exec(status)?.[1]);
       t.true(fact('iotlb_updates') > 0 && fact('iotlb_invalidations') > 0, status);
       t.log(/iotlb.*?(?=, memory)/.exec(status)?.[0]);
+    }
+    const before = sw.datapathPid;
+    process.kill(before, 'SIGKILL');
+    await until('another data plane', () => sw!.datapathPid !== before && alive(sw!.datapathPid), PATIENCE_MS);
+    for (const net of ['10.7.0', '10.7.1']) {
+      await a.run(`until ping -c 1 -W 1 ${net}.2; do usleep 100000; done`, 150_000);
+      await a.run(`ping -c 5 -A -W 20 ${net}.2`);
     }
     t.log(await sw.appctl('drops'));
   } finally {

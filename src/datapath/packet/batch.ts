@@ -60,6 +60,20 @@ export interface BurstJournal {
   done(): void;
 }
 
+/** Packets on their way to the control plane and back, in memory that may outlive the process: part of the same step. */
+export interface UpcallEnds {
+  /** Names that memory in the journal. */
+  readonly name: number;
+  /** Bytes written, as they are shown and as they will be. */
+  readonly shownHead: number;
+  readonly head: number;
+  /** Bytes freed, as they are shown and as they will be. */
+  readonly shownFreed: number;
+  readonly freed: number;
+  /** Shows both. */
+  show(): void;
+}
+
 export class PacketBatch {
   /** Received packets: slots 0..count-1. */
   count = 0;
@@ -127,6 +141,8 @@ export class PacketBatch {
   /** Told of every copy; nearly always empty. */
   readonly copyLogs: CopyLog[] = [];
   journal: BurstJournal | undefined = undefined;
+  /** What the journal keeps of upcalls. */
+  upcalls: UpcallEnds | undefined = undefined;
 
   constructor() {
     this.runBytes = this.length;

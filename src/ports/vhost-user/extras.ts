@@ -90,6 +90,7 @@ export class Extras {
     const bytes = SECTION_WORDS * 4;
     const journal = new WorkerJournal(
       new Int32Array(map(fd, (CARRIED_SECTIONS + worker) * bytes, bytes, { write: true, owner: 0 })),
+      batch.upcalls,
     );
     batch.journal = journal;
     return journal;

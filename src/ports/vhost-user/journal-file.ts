@@ -7,6 +7,9 @@ import {
   CARRIED_SECTIONS,
   CHAIN_WORDS,
   JOURNAL_BYTES,
+  LANE_FREED,
+  LANE_HEAD,
+  LANE_ROW,
   MAX_SECTIONS,
   PACKED_ROW,
   ROW_WORDS,
@@ -27,6 +30,18 @@ export interface Decided {
   readonly chains: readonly { readonly id: number; readonly span: number; readonly length: number }[] | undefined;
 }
 
+/** A step of an end of an upcall ring: byte counts. */
+export interface EndStep {
+  readonly before: number;
+  readonly next: number;
+}
+
+/** What was decided about the upcall ring of a lane. */
+export interface LaneSteps {
+  head?: EndStep;
+  freed?: EndStep;
+}
+
 interface Row extends InflightName, Decided {
   readonly ring: number;
 }
@@ -40,6 +55,7 @@ export class Journal {
   readonly name: InflightName;
   readonly #words: Int32Array;
   readonly #decided = new Map<string, Row>();
+  readonly #lanes = new Map<number, LaneSteps>();
   /** Section that holds what is carried over. */
   #carried = 0;
 
@@ -95,6 +111,15 @@ export class Journal {
     if (this.#decided.delete(keyOf(name, ring))) this.#carry();
   }
 
+  /** What the lane of this name had decided. */
+  lane(name: number): LaneSteps {
+    return this.#lanes.get(name) ?? {};
+  }
+
+  forgetLane(name: number): void {
+    if (this.#lanes.delete(name)) this.#carry();
+  }
+
   #read(section: number): void {
     const words = this.#words;
     const end = section + SECTION_WORDS;
@@ -102,6 +127,12 @@ export class Journal {
     for (let rows = words[section]!; rows > 0 && at + ROW_WORDS <= end; rows--) {
       const [low, high, ring, step, count] = words.subarray(at, at + ROW_WORDS) as unknown as number[];
       at += ROW_WORDS;
+      if ((ring! & LANE_ROW) !== 0) {
+        const steps = this.#lanes.get(low!) ?? {};
+        steps[(ring! & ~LANE_ROW) === LANE_FREED ? 'freed' : 'head'] = { before: high!, next: step! };
+        this.#lanes.set(low!, steps);
+        continue;
+      }
       if (count! < 0 || at + count! * CHAIN_WORDS > end) return;
       const chains = Array.from({ length: count! }, (_, i) => {
         const word = words[at + i * CHAIN_WORDS]!;
@@ -131,16 +162,20 @@ export class Journal {
     const to = this.#carried * SECTION_WORDS;
     let at = to + ROWS_AT;
     let rows = 0;
-    for (const { low, high, ring, before, next, chains: used } of [...this.#decided.values()].reverse()) {
-      const chains = used ?? [];
-      if (at + ROW_WORDS + chains.length * CHAIN_WORDS > to + SECTION_WORDS) continue;
-      words.set([low, high, used ? ring | PACKED_ROW : ring, (before << 16) | next, chains.length], at);
-      at += ROW_WORDS;
-      for (const { id, span, length } of chains) {
-        words.set([id | (span << 16), length], at);
-        at += CHAIN_WORDS;
-      }
+    const put = (...row: number[]): void => {
+      if (at + row.length > to + SECTION_WORDS) return;
+      words.set(row, at);
+      at += row.length;
       rows++;
+    };
+    for (const { low, high, ring, before, next, chains: used } of [...this.#decided.values()].reverse()) {
+      const chains = (used ?? []).flatMap(({ id, span, length }) => [id | (span << 16), length]);
+      const word = used ? ring | PACKED_ROW : ring;
+      put(low, high, word, (before << 16) | next, chains.length / CHAIN_WORDS, ...chains);
+    }
+    for (const [name, { head, freed }] of this.#lanes) {
+      if (head) put(name, head.before, LANE_ROW | LANE_HEAD, head.next, 0);
+      if (freed) put(name, freed.before, LANE_ROW | LANE_FREED, freed.next, 0);
     }
     Atomics.store(words, to, rows);
     Atomics.store(words, from, 0);

@@ -18,10 +18,12 @@
  * is decided. Rows begin at word ROWS_AT: name low, name high, ring | PACKED_ROW, before << 16 | next, number of chains, and
  * for each chain of a packed ring id | span << 16 and the bytes written (a split ring's used elements lie in it already).
  *
- * Outside: frames of other kinds of port, and those that wait for the control plane's answer, are in no ring of a guest.
- * Rings that would not fit into the section are left out; it takes some 8 000 frames for that.
+ * Frames that wait for the control plane's answer lie in the upcall ring of the worker's lane, which the control plane keeps: its
+ * two ends are rows too, name, before, LANE_ROW | LANE_HEAD or LANE_FREED, next, 0.
+ *
+ * Outside: frames of other kinds of port are in no ring of a guest. Rings that would not fit into the section are left out; it takes some 8 000 frames for that.
  */
-import type { BurstJournal } from '#datapath/packet/batch.ts';
+import type { BurstJournal, UpcallEnds } from '#datapath/packet/batch.ts';
 import type { UsedChains } from './used-packed.ts';
 import { STATE_CURSOR } from './vring.ts';
 
@@ -31,6 +33,9 @@ export const ROW_WORDS = 5;
 export const CHAIN_WORDS = 2;
 export const ROWS_AT = 8;
 export const PACKED_ROW = 1 << 16;
+export const LANE_ROW = 1 << 17;
+export const LANE_HEAD = 0;
+export const LANE_FREED = 1;
 /** Sections in front of those of workers. */
 export const CARRIED_SECTIONS = 2;
 /** Workers that can have a section. */
@@ -43,6 +48,8 @@ const ROW = ROW_WORDS;
 const CHAIN = CHAIN_WORDS;
 const WORDS = SECTION_WORDS;
 const PACKED = PACKED_ROW;
+const HEAD = LANE_ROW | LANE_HEAD;
+const FREED = LANE_ROW | LANE_FREED;
 
 /** Where a ring will stand when the burst at hand is done; of a packed one also the chains that will be used then. */
 export interface JournalQueue {
@@ -64,11 +71,13 @@ export interface JournalRing {
 /** A worker's half: one for all of its ports. */
 export class WorkerJournal implements BurstJournal {
   readonly #words: Int32Array;
+  readonly #upcalls: UpcallEnds | undefined;
   readonly #rings: JournalRing[] = [];
 
-  /** @param words the worker's section. */
-  constructor(words: Int32Array) {
+  /** @param words the worker's section. @param upcalls its upcall ring, where that is kept. */
+  constructor(words: Int32Array, upcalls?: UpcallEnds) {
     this.#words = words;
+    this.#upcalls = upcalls;
   }
 
   get empty(): boolean {
@@ -90,6 +99,12 @@ export class WorkerJournal implements BurstJournal {
     const count = rings.length;
     let rows = 0;
     let at = ROWS;
+    const upcalls = this.#upcalls;
+    if (upcalls !== undefined) {
+      rows = this.#end(at, HEAD, upcalls.shownHead, upcalls.head);
+      rows += this.#end(at + rows * ROW, FREED, upcalls.shownFreed, upcalls.freed);
+      at += rows * ROW;
+    }
     for (let i = 0; i < count; i++) {
       const ring = rings[i]!;
       const before = ring.state[CURSOR]! & 0xffff;
@@ -119,7 +134,21 @@ export class WorkerJournal implements BurstJournal {
     if (rows > 0) Atomics.store(words, 0, rows);
   }
 
+  /** A row of an end of the upcall ring, if it moves. @returns rows. */
+  #end(at: number, row: number, shown: number, next: number): number {
+    if (shown === next) return 0;
+    const words = this.#words;
+    words[at] = this.#upcalls!.name;
+    words[at + 1] = shown;
+    words[at + 2] = row;
+    words[at + 3] = next;
+    words[at + 4] = 0;
+    return 1;
+  }
+
   done(): void {
-    if (this.#words[0] !== 0) Atomics.store(this.#words, 0, 0);
+    if (this.#words[0] === 0) return;
+    if (this.#upcalls !== undefined) this.#upcalls.show();
+    Atomics.store(this.#words, 0, 0);
   }
 }

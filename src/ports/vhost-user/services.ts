@@ -34,6 +34,7 @@ export interface ServiceParts {
   readonly announce?: readonly number[];
   /** Name of the rings in flight, and the journal's file. */
   readonly inflight?: InflightName & { readonly fd: number };
+  readonly kept?: boolean;
 }
 
 export class Services {
@@ -61,7 +62,7 @@ export class Services {
     return {
       ...(this.#log && { log: this.#log }),
       ...(this.#announce && { announce: this.#announce }),
-      ...(this.inflight && { inflight: { ...this.inflight.name, fd: this.inflight.file.fd } }),
+      ...(this.inflight && { inflight: { ...this.inflight.name, fd: this.inflight.file.fd }, kept: true }),
     };
   }
 

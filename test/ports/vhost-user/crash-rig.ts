@@ -1,9 +1,15 @@
 /** A sender, receivers, and a data plane between them that may die in front of any store to their rings or to its journal. */
 import { join } from 'node:path';
 import { PORT_ROW } from '#contract/catalogue.ts';
+import type { Lane } from '#contract/lane.ts';
+import { LaneClient } from '#contract/lane-client.ts';
 import { close, map, release } from '#contract/os.ts';
 import { Outputs } from '#datapath/outputs.ts';
 import { PacketBatch } from '#datapath/packet/batch.ts';
+import type { Pipeline } from '#datapath/pipeline.ts';
+import { Commands } from '#pmd/commands.ts';
+import { redoEnds } from '#pmd/left-lanes.ts';
+import { UpcallPath } from '#pmd/upcall.ts';
 import { ChainWalker } from '#ports/vhost-user/chain.ts';
 import { PackedChainWalker } from '#ports/vhost-user/chain-packed.ts';
 import { GuestMemory } from '#ports/vhost-user/guest-memory.ts';
@@ -18,6 +24,7 @@ import { PackedTxQueue } from '#ports/vhost-user/tx-packed.ts';
 import { STATE_CURSOR, STATE_WORDS, Vring } from '#ports/vhost-user/vring.ts';
 import { PackedVring } from '#ports/vhost-user/vring-packed.ts';
 import { removeScratchDir, scratchDir } from '../../support/process.ts';
+import { makeLane } from '../../support/worker-rig.ts';
 import { Driver, type DriverOptions, type Shape } from './driver.ts';
 import { watched } from './stores.ts';
 
@@ -33,9 +40,12 @@ export interface Plan {
   readonly buffer: { readonly bytes: number; readonly shape: Shape };
   /** Frames of a burst after which what waits is sent, as a burst with many copies does. */
   readonly part: number;
+  /** Every second frame has no flow, and goes by way of the control plane. */
+  readonly upcalls?: boolean;
 }
 
 const batch = new PacketBatch();
+const NO_ACTIONS = new Uint32Array(0);
 const counters = { slots: new Float64Array(PORT_ROW * 8), base: 0 };
 
 class Guest {
@@ -116,8 +126,16 @@ export class CrashRig {
   readonly #dir = scratchDir('rwc');
   readonly #part: number;
   readonly #files: Journal[] = [];
+  /** The way by the control plane; the lane outlives the data plane. */
+  readonly #upcalls: boolean;
+  #lane: Lane | undefined;
+  #client: LaneClient | undefined;
+  #path: UpcallPath | undefined;
+  /** Packets that the control plane's way has lost. */
+  lost = 0;
 
   constructor(plan: Plan) {
+    this.#upcalls = plan.upcalls ?? false;
     this.guests = plan.guests.map((guest, i) => new Guest(i + 1, guest));
     this.#part = plan.part;
     plan.frames.forEach(({ bytes, shape }, i) => {
@@ -144,11 +162,25 @@ export class CrashRig {
     const bytes = SECTION_WORDS * 4;
     const words = new Int32Array(map(file.fd, CARRIED_SECTIONS * bytes, bytes, { write: true, owner: 0 }));
     this.#words = words;
-    const journal = new WorkerJournal(watched(words));
+    if (this.#upcalls) this.#takeLane(file);
+    const journal = new WorkerJournal(watched(words), this.#path);
     for (const guest of this.guests) guest.attach(file, journal);
     batch.journal = journal;
   }
   #words: Int32Array | undefined;
+
+  #takeLane(file: Journal): void {
+    const left = this.#lane;
+    if (left) redoEnds(left, file);
+    const { lane, laneFd, wakeFd } = makeLane();
+    this.#lane = lane;
+    this.#client = new LaneClient(laneFd, wakeFd);
+    this.#path = new UpcallPath(Object.assign(Object.create(lane), { header: watched(lane.header) }) as Lane);
+    this.#path.attach(0);
+    if (!left) return;
+    this.#path.inherit(left, () => this.lost++);
+    release(left.buffer);
+  }
 
   /** Forwards until nothing is left. */
   forward(): void {
@@ -156,9 +188,30 @@ export class CrashRig {
     const lookup = { txQueue: (portNo: number) => ports.get(portNo), hasPort: () => true };
     const outputs = new Outputs(batch, lookup, counters.slots, new Float64Array(64));
     const rx = this.#sender.rx!;
+    const flush = (): void => {
+      outputs.transmit();
+      batch.journal!.done();
+      outputs.release();
+      batch.clear();
+    };
+    const toAll = (slot: number): void => {
+      for (const { portNo } of this.#receivers) outputs.add(portNo, slot);
+    };
+    const answer = (): void => {
+      const client = this.#client;
+      if (!client) return;
+      const pipeline = { execute: toAll, flush, unanswered: () => this.lost++ } as unknown as Pipeline;
+      const commands = new Commands(this.#lane!, batch, pipeline, this.#path!);
+      for (let upcall = client.next(); upcall; upcall = client.next()) client.reply(upcall.seq, NO_ACTIONS);
+      client.release();
+      client.flush();
+      commands.run();
+    };
+    answer();
     for (let n = rx.poll(batch); n > 0; n = rx.poll(batch)) {
       for (let slot = 0; slot < n; slot++) {
-        for (const { portNo } of this.#receivers) outputs.add(portNo, slot);
+        if (!this.#path || slot % 2 === 0) toAll(slot);
+        else if (this.#path.miss(batch, slot) !== 0) this.lost++;
         if ((slot + 1) % this.#part === 0) outputs.part();
       }
       outputs.transmit();
@@ -166,6 +219,8 @@ export class CrashRig {
       batch.journal!.done();
       outputs.release();
       batch.clear();
+      this.#path?.flush();
+      answer();
     }
   }
 
@@ -186,6 +241,9 @@ export class CrashRig {
     batch.journal = undefined;
     batch.rowCount = 0;
     batch.clear();
+    this.#client?.close();
+    this.#client = undefined;
+    this.#path = undefined;
     for (const guest of this.guests) guest.detach();
     if (this.#words) release(this.#words.buffer as ArrayBuffer);
     this.#words = undefined;
@@ -194,6 +252,7 @@ export class CrashRig {
 
   close(): void {
     this.end();
+    if (this.#lane) release(this.#lane.buffer);
     for (const guest of this.guests) guest.close();
     removeScratchDir(this.#dir);
   }
