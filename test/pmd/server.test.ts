@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { existsSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { Channel } from '#contract/channel.ts';
@@ -10,7 +10,7 @@ import {
   type ReplyBodies,
   type ToDatapath,
 } from '#contract/messages.ts';
-import { close, eventfd, sendWithFds, unixConnect } from '#contract/os.ts';
+import { close, eventfd, pipe, sendWithFds, unixConnect } from '#contract/os.ts';
 import { type ContractHandler, ContractServer } from '#pmd/server.ts';
 import { PATIENCE_MS } from '../support/datapath.ts';
 import { removeScratchDir, scratchDir, until } from '../support/process.ts';
@@ -18,6 +18,7 @@ import { removeScratchDir, scratchDir, until } from '../support/process.ts';
 class Handler implements ContractHandler {
   readonly log: string[] = [];
   readonly fds = [eventfd(), eventfd()];
+  readonly taken: number[] = [];
   flows: ReplyBodies['flows']['flows'] = [];
   async control(doorbell: number): Promise<void> {
     this.log.push(doorbell >= 0 ? 'attached' : 'gone');
@@ -28,7 +29,11 @@ class Handler implements ContractHandler {
   hello() {
     return { ports: [], options: { a: 'b' } };
   }
-  async request(message: ToDatapath): Promise<Partial<ReplyBodies>> {
+  async request(message: ToDatapath, fds: number[]): Promise<Partial<ReplyBodies>> {
+    if (message.resume) {
+      this.taken.push(...fds.splice(0, message.resume.lanes));
+      return { done: {} };
+    }
     if (message.dumpFlows) return { flows: { flows: this.flows, more: false } };
     if (message.deletePort) {
       // The longer the number, the longer it takes: order must hold all the same.
@@ -58,8 +63,8 @@ class Peer {
       },
     });
   }
-  send(message: ToDatapath): void {
-    this.channel.send(encodeRequest(message));
+  send(message: ToDatapath, fds: readonly number[] = []): void {
+    this.channel.send(encodeRequest(message), fds);
   }
   async reply(id: number): Promise<FromDatapath> {
     return until(
@@ -174,6 +179,20 @@ test('one control plane at a time; the place is free again when it leaves', asyn
     const third = peer();
     third.send({ id: 1, hello: { version: CONTRACT_VERSION } });
     t.truthy((await third.reply(1)).hello);
+  });
+});
+
+test('descriptors that come with a request and are not taken are closed', async (t) => {
+  await withServer(async ({ peer, handler }) => {
+    const control = peer();
+    const [[taken, one], [left, two]] = [pipe(), pipe()];
+    control.send({ id: 1, resume: { ports: ['a'], lanes: 1 } }, [one, two]);
+    for (const fd of [one, two]) close(fd);
+    t.truthy((await control.reply(1)).done);
+    t.is(handler.taken.length, 1);
+    t.throws(() => readSync(taken, new Uint8Array(1)), { code: 'EAGAIN' });
+    t.is(readSync(left, new Uint8Array(1)), 0, 'nobody has its other end');
+    for (const fd of [taken, left, ...handler.taken]) close(fd);
   });
 });
 
