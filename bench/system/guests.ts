@@ -4,7 +4,8 @@
  * One pair of guests serves both switches, a card on each: the processors that do most of the work, and are emulated, are the
  * same. They share a core; the other one is for the PMD of the switch whose turn it is, while the other switch is stopped
  * (SIGSTOP), since OVS would poll all the time. Of a round's two figures the ratio is taken: rates of an emulated guest
- * drift, and differ by a third from boot to boot, so that every round boots anew, with the cards in the other order. OVS runs with userspace-tso-enable=true, without which it offers no segmentation, Ringway with pmd-sleep-max=0.
+ * drift, and differ by a third from boot to boot, so that every round boots them anew, with the cards in the other order. OVS
+ * runs with userspace-tso-enable=true, without which it offers no segmentation, Ringway with pmd-sleep-max=0.
  */
 
 import { join } from 'node:path';
@@ -58,6 +59,8 @@ class Pair {
   readonly switches: readonly SwitchUnderTest[];
   readonly #kinds: readonly Kind['offloads'][];
   readonly guests: Partial<Record<Side, QemuGuest>> = {};
+  /** Numbers of the switches in the order of the guests' cards. */
+  #order: readonly number[] = [];
 
   constructor(switches: readonly SwitchUnderTest[], kinds: readonly Kind['offloads'][]) {
     this.switches = switches;
@@ -80,6 +83,12 @@ class Pair {
         ]),
       );
     }
+  }
+
+  /** New guests, whose cards come in this order of switches. */
+  async boot(order: readonly number[]): Promise<void> {
+    await this.#stopGuests();
+    this.#order = order;
     const archive = writeArchive(this.#dir);
     const under = ['taskset', '-c', String(GUEST_CORE)];
     const boots = SIDES.map(async (side) => {
@@ -94,7 +103,7 @@ class Pair {
   }
 
   #cards(side: Side): Card[] {
-    return this.switches.flatMap((_, p) =>
+    return this.#order.flatMap((p) =>
       this.#kinds.map((offloads, k) => ({
         mac: `52:54:00:00:0${side}:0${p * this.#kinds.length + k}`,
         socket: this.#socket(p, k, side),
@@ -106,7 +115,7 @@ class Pair {
 
   /** Lets `work` run over one switch and one kind of card, while the other switch stands still. */
   async turn<T>(peer: number, offloads: Kind['offloads'], work: (a: QemuGuest) => Promise<T>): Promise<T> {
-    const card = peer * this.#kinds.length + this.#kinds.indexOf(offloads);
+    const card = this.#order.indexOf(peer) * this.#kinds.length + this.#kinds.indexOf(offloads);
     const each = async (command: (device: string, side: Side) => string): Promise<void> => {
       for (const side of SIDES) {
         const guest = this.guests[side]!;
@@ -133,8 +142,12 @@ class Pair {
     for (const peer of this.switches) for (const pid of peer.pids()) process.kill(pid, 'SIGCONT');
   }
 
-  async close(): Promise<void> {
+  async #stopGuests(): Promise<void> {
     for (const side of SIDES) await this.guests[side]?.stop();
+  }
+
+  async close(): Promise<void> {
+    await this.#stopGuests();
     for (const peer of this.switches) await peer.stop();
     removeScratchDir(this.#dir);
   }
@@ -159,29 +172,26 @@ async function run(options: BenchOptions) {
   const rows = ROWS.filter(({ name }) => options.rows.length === 0 || options.rows.includes(name));
   const kinds = [...new Set(rows.map(({ offloads }) => offloads))];
   const values = new Map<Row, number[][]>(rows.map((row) => [row, switches.map((): number[] => [])]));
-  for (let round = 0; round < options.rounds; round++) {
-    const order = switches.map((_, i) => (i + round) % switches.length);
-    const pair = new Pair(
-      order.map((peer) => switches[peer]!),
-      kinds,
-    );
-    try {
-      await pair.open();
+  const pair = new Pair(switches, kinds);
+  try {
+    await pair.open();
+    for (let round = 0; round < options.rounds; round++) {
+      const order = switches.map((_, i) => (i + round) % switches.length);
+      await pair.boot(order);
       for (const [r, row] of rows.entries()) {
+        // The first is another one each time.
         for (const turn of switches.keys()) {
-          // The first is another one each time.
-          const card = (turn + r) % switches.length;
-          const peer = order[card]!;
-          const value = await pair.turn(card, row.offloads, (a) => row.measure(a, options));
+          const peer = order[(turn + r) % switches.length]!;
+          const value = await pair.turn(peer, row.offloads, (a) => row.measure(a, options));
           values.get(row)![peer]!.push(value);
           options.progress(
             `[${round + 1}/${options.rounds}] ${row.name} ${switches[peer]!.name}: ${figure(value)} ${row.unit}`,
           );
         }
       }
-    } finally {
-      await pair.close();
     }
+  } finally {
+    await pair.close();
   }
   const heads = [
     'guest to guest',

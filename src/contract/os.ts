@@ -1,6 +1,6 @@
 /**
  * The operating system, as far as Ringway needs more of it than Node gives: descriptor passing, shared memory, event
- * descriptors, affinity, the burst copy. The only importer of the native addon.
+ * descriptors, affinity, the burst copy; os/ holds its parts. Nothing else imports the native addon.
  *
  * Two kinds of function:
  * - set-up calls throw `OsError`;
@@ -11,48 +11,12 @@
  * belongs to the thread that made it and cannot be transferred.
  */
 import { lstatSync, unlinkSync } from 'node:fs';
-import { getSystemErrorMessage, getSystemErrorName } from 'node:util';
 import { native } from '#native';
+import { checked, checkedBuffer, checkedList, OsError } from './os/result.ts';
 
-/** A failed system call: `code` is the errno name (`'ECONNREFUSED'`), `errno` its positive number. */
-export class OsError extends Error {
-  override name = 'OsError';
-  code: string;
-  errno: number;
-  syscall: string;
-  constructor(syscall: string, errno: number, detail = '') {
-    const code = errnoName(errno);
-    super(`${syscall}${detail && ` ${detail}`}: ${getSystemErrorMessage(-errno) ?? 'unknown error'} (${code})`);
-    this.code = code;
-    this.errno = errno;
-    this.syscall = syscall;
-  }
-}
-
-/** `'EAGAIN'` for 11; a number's sign does not matter, so that results "or -errno" can be passed as they are. */
-export const errnoName = (errno: number): string => getSystemErrorName(-Math.abs(errno));
-
-/** Frequent errno values, for comparing results "or -errno": `accept(fd) === -EAGAIN`. */
-export const EINTR = 4;
-export const EBADF = 9;
-export const EAGAIN = 11;
-export const EPIPE = 32;
-export const ECONNRESET = 104;
-
-const checked = (syscall: string, result: number, detail?: string): number => {
-  if (result < 0) throw new OsError(syscall, -result, detail);
-  return result;
-};
-
-const checkedList = <T extends number[]>(syscall: string, result: T | number): T => {
-  if (typeof result === 'number') throw new OsError(syscall, -result);
-  return result;
-};
-
-const checkedBuffer = (syscall: string, result: ArrayBuffer | number, detail: string): ArrayBuffer => {
-  if (typeof result === 'number') throw new OsError(syscall, -result, detail);
-  return result;
-};
+export * from './os/kernel.ts';
+export { EAGAIN, EBADF, ECONNRESET, EINTR, EPIPE, errnoName, OsError } from './os/result.ts';
+export * from './os/watcher.ts';
 
 // Sockets and descriptors
 
@@ -292,32 +256,6 @@ export const copyContext = (rows: Float64Array): number => checked('copyContext'
 /** `copyRows` for registered rows, at half the call's cost: rows skipped, or -EINVAL for a wrong handle or count. */
 export const copyRun = native.copyRun;
 
-// AF_XDP (Documentation/networking/af_xdp.rst). The results are "or -errno".
-
-/** bpf(2): `attributes` is a union bpf_attr, whose addresses must be those of live memory. */
-export const bpf = native.bpf;
-
-/** A new non-blocking AF_XDP socket. */
-export const xskOpen = native.xskOpen;
-
-/** Binds it to one queue of an interface, with the flags of struct sockaddr_xdp. */
-export const xskBind = native.xskBind;
-
-/** setsockopt(2): 0. */
-export const xskSet = native.xskSet;
-
-/** getsockopt(2): bytes written to `value`. */
-export const xskGet = native.xskGet;
-
-/** Asks the kernel to send what lies in the tx ring. -EAGAIN and -EBUSY: some of it is still there. */
-export const xskSend = native.xskSend;
-
-/** Asks the kernel to look at the fill ring, and with busy polling to run the driver. */
-export const xskReceive = native.xskReceive;
-
-/** A descriptor while which is open the interface takes frames for every address (packet(7), PACKET_MR_PROMISC). */
-export const promiscuous = (ifindex: number): number => checked('promiscuous mode', native.promiscuous(ifindex));
-
 /**
  * Another ArrayBuffer over part of a `map` or `mapAnonymous` buffer of any thread of this process. It must not be used once
  * that buffer is collected. Errors: EINVAL (no such map).
@@ -327,152 +265,3 @@ export const alias = (at: number, length: number): ArrayBuffer =>
 
 /** Page faults that another process serves (userfaultfd(2)); native/index.ts says what each does. */
 export { userfault } from '#native';
-
-// Kernel interfaces
-
-/**
- * A queue of the TAP device of this name (tun(4)), non-blocking, frames with a virtio-net header of 10 bytes. `fresh`: the
- * device must not be there yet; `several`: it may get more queues. It lives as long as a queue is open.
- * Errors: EPERM (no CAP_NET_ADMIN), EBUSY (there already), ENOENT (no /dev/net/tun), EINVAL (another kind of device).
- */
-export const tapOpen = (name: string, fresh: boolean, several: boolean): number =>
-  checked('TUNSETIFF', native.tapOpen(name, fresh, several), name);
-
-/** Which unfinished frames a TAP device hands out: bits TUN_F_* of linux/if_tun.h. Errors: EINVAL. */
-export const tapOffload = (fd: number, flags: number): void => {
-  checked('TUNSETOFFLOAD', native.tapOffload(fd, flags));
-};
-
-/** A packet socket (packet(7)), non-blocking, that receives nothing before `packetBind`. Errors: EPERM. */
-export const packetOpen = (): number => checked('socket AF_PACKET', native.packetOpen());
-
-/** An option of level SOL_PACKET with a number. */
-export const packetOption = (fd: number, name: number, value: number): void => {
-  checked('setsockopt SOL_PACKET', native.packetOption(fd, name, value), String(name));
-};
-
-/** Gives a packet socket the receive ring of its version; `map` it whole. Errors: EINVAL, ENOMEM, EBUSY. */
-export const packetRing = (fd: number, blockBytes: number, blocks: number, frameBytes: number): void => {
-  checked('PACKET_RX_RING', native.packetRing(fd, blockBytes, blocks, frameBytes));
-};
-
-/** From now on the socket receives what the interface does. Errors: ENODEV, ENETDOWN. */
-export const packetBind = (fd: number, ifindex: number, promiscuous: boolean): void => {
-  checked('bind AF_PACKET', native.packetBind(fd, ifindex, promiscuous), String(ifindex));
-};
-
-/** Frames lost since the last call for want of room, or -errno. */
-export const packetDrops = native.packetDrops;
-
-/** Sets the buffers of a socket, beyond the system's limits where the process may. */
-export const socketBuffers = (fd: number, sendBytes: number, receiveBytes: number): void => {
-  checked('SO_SNDBUF', native.socketBuffers(fd, sendBytes, receiveBytes));
-};
-
-/** A bound, non-blocking netlink socket (netlink(7)); `groups` is a bit mask. Errors: EPROTONOSUPPORT. */
-export const netlinkOpen = (protocol: number, groups: number): number =>
-  checked('socket AF_NETLINK', native.netlinkOpen(protocol, groups));
-
-/**
- * Sends a burst of at most 64 frames over a packet socket (`socket`) or a TAP queue: frames sent, or -EINVAL for a burst that is too
- * large. Frame i is the next `counts[i]` pieces, pairs of address and length; `results[i]` becomes 0 or the errno for which
- * it was not taken. Never blocks.
- */
-export const sendFrames = native.sendFrames;
-
-/**
- * Receives at most `n` (64) frames, each into two pieces: frames received, or -errno (-EAGAIN). `lengths[i]` is the length
- * of frame i; on a socket it may be more than the pieces hold. Never blocks.
- */
-export const receiveFrames = native.receiveFrames;
-
-// Watching descriptors from the event loop
-
-/** Event bits of `Watcher` (epoll_ctl(2)). HANGUP and ERROR are always reported. */
-export const READABLE = 0x001;
-export const WRITABLE = 0x004;
-export const ERROR = 0x008;
-export const HANGUP = 0x010;
-
-interface Watch {
-  id: number;
-  fd: number;
-  events: number;
-  watcher: Watcher;
-}
-
-// One epoll set serves all watchers of this thread. Ids are never reused, so that an event that was on its way when
-// its registration went away finds nothing here.
-const watches = new Map<number, Watch>();
-let nextWatchId = 1;
-let reactorRunning = false;
-let keepingAlive = 0;
-
-const dispatch = (id: number, events: number): void => {
-  const watch = watches.get(id);
-  if (!watch) return;
-  try {
-    watch.watcher.onReady(watch.fd, events);
-  } finally {
-    // The callback may have removed, or closed, its descriptor.
-    if (watches.get(id) === watch && native.watchSet(watch.fd, id, watch.events) < 0) watch.watcher.remove(watch.fd);
-  }
-};
-
-/**
- * Calls `onReady(fd, events)` on the event loop while a descriptor is ready. A callback need not drain its descriptor: it is
- * called again, never twice at once. After `remove` no call for that registration follows, whatever was on its way.
- * Remove a descriptor before closing it. With `unref` the watcher does not keep the process alive.
- */
-export class Watcher {
-  readonly onReady: (fd: number, events: number) => void;
-  readonly #unref: boolean;
-  readonly #byFd = new Map<number, Watch>();
-
-  constructor(onReady: (fd: number, events: number) => void, options: { unref?: boolean } = {}) {
-    this.onReady = onReady;
-    this.#unref = options.unref ?? false;
-  }
-
-  /** Watches a descriptor for READABLE and/or WRITABLE. Replaces an earlier registration of the same number. */
-  add(fd: number, events: number = READABLE): void {
-    if (!reactorRunning) {
-      checked('epoll_create', native.watchStart(dispatch));
-      reactorRunning = true;
-    }
-    if (this.#byFd.has(fd)) this.remove(fd);
-    const watch: Watch = { id: nextWatchId++, fd, events, watcher: this };
-    checked('epoll_ctl', native.watchSet(fd, watch.id, events), String(fd));
-    watches.set(watch.id, watch);
-    this.#byFd.set(fd, watch);
-    if (!this.#unref && keepingAlive++ === 0) native.watchRef(true);
-  }
-
-  /** Changes the awaited events; 0 pauses all but HANGUP and ERROR. Errors: ENOENT when the descriptor is not watched. */
-  modify(fd: number, events: number): void {
-    const watch = this.#byFd.get(fd);
-    if (!watch) throw new OsError('epoll_ctl', 2, String(fd));
-    watch.events = events;
-    checked('epoll_ctl', native.watchSet(fd, watch.id, events), String(fd));
-  }
-
-  /** Ends the watch of a descriptor; nothing happens if there is none. */
-  remove(fd: number): void {
-    const watch = this.#byFd.get(fd);
-    if (!watch) return;
-    this.#byFd.delete(fd);
-    watches.delete(watch.id);
-    // Fails only for a descriptor that was closed before, whose registration is gone then.
-    native.watchRemove(fd);
-    if (!this.#unref && --keepingAlive === 0) native.watchRef(false);
-  }
-
-  has(fd: number): boolean {
-    return this.#byFd.has(fd);
-  }
-
-  /** Removes all descriptors; they stay open. */
-  close(): void {
-    for (const fd of this.#byFd.keys()) this.remove(fd);
-  }
-}

@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import test from 'ava';
+import { Watcher } from '#contract/os/watcher.ts';
 import * as os from '#contract/os.ts';
 
 /** Resolves when `condition` holds; the test's own timeout ends a wait that never does. */
@@ -13,7 +14,7 @@ const wait = async (condition: () => boolean): Promise<void> => {
 test.serial('a callback that does not drain its descriptor is called again', async (t) => {
   const fd = os.eventfd();
   let calls = 0;
-  const watcher = new os.Watcher((ready, events) => {
+  const watcher = new Watcher((ready, events) => {
     t.is(ready, fd);
     t.is(events, os.READABLE);
     if (++calls >= 3) os.eventfdDrain(fd);
@@ -32,7 +33,7 @@ test.serial('a callback that does not drain its descriptor is called again', asy
 test.serial('no callback follows a removal, even with the event on its way', async (t) => {
   const fds = Array.from({ length: 20 }, () => os.eventfd());
   const called: number[] = [];
-  const watcher = new os.Watcher((fd) => {
+  const watcher = new Watcher((fd) => {
     called.push(fd);
     for (const other of fds) if (other !== fd) watcher.remove(other);
     os.eventfdDrain(fd);
@@ -53,7 +54,7 @@ test.serial('no callback follows a removal, even with the event on its way', asy
 test.serial('a re-used descriptor number gets no event of its predecessor', async (t) => {
   const first = os.eventfd();
   const calls: string[] = [];
-  const watcher = new os.Watcher((fd) => {
+  const watcher = new Watcher((fd) => {
     calls.push(`drained ${os.eventfdDrain(fd)}`);
   });
   watcher.add(first);
@@ -77,7 +78,7 @@ test.serial('a re-used descriptor number gets no event of its predecessor', asyn
 test.serial('a descriptor can be removed and closed inside its own callback', async (t) => {
   const [left, right] = os.socketPair();
   let calls = 0;
-  const watcher = new os.Watcher((fd, events) => {
+  const watcher = new Watcher((fd, events) => {
     calls++;
     t.true((events & os.HANGUP) !== 0);
     watcher.remove(fd);
@@ -91,7 +92,7 @@ test.serial('a descriptor can be removed and closed inside its own callback', as
 });
 
 test.serial('closing a descriptor without removing it harms nobody', async (t) => {
-  const watcher = new os.Watcher((fd) => {
+  const watcher = new Watcher((fd) => {
     os.eventfdDrain(fd);
     os.close(fd);
   });
@@ -110,7 +111,7 @@ test.serial('closing a descriptor without removing it harms nobody', async (t) =
 test.serial('awaited events can be changed', async (t) => {
   const [left, right] = os.socketPair();
   const seen: number[] = [];
-  const watcher = new os.Watcher((fd, events) => {
+  const watcher = new Watcher((fd, events) => {
     seen.push(events);
     watcher.modify(fd, os.READABLE);
   });
@@ -132,7 +133,7 @@ test.serial('awaited events can be changed', async (t) => {
 });
 
 test.serial('what cannot be watched is refused and not kept', (t) => {
-  const watcher = new os.Watcher(() => undefined);
+  const watcher = new Watcher(() => undefined);
   t.throws(() => watcher.add(1 << 20), { code: 'EBADF' });
   t.false(watcher.has(1 << 20));
   const file = os.memfd('regular', 1);

@@ -1,4 +1,5 @@
 import test from 'ava';
+import * as kernel from '#contract/os/kernel.ts';
 import * as os from '#contract/os.ts';
 
 test('an alias shows the same memory at the same address, and ends within its map', (t) => {
@@ -15,17 +16,17 @@ test('an alias shows the same memory at the same address, and ends within its ma
 
 test('calls of AF_XDP and bpf give errors of the system as numbers and throw for wrong arguments', (t) => {
   const fd = os.eventfd();
-  t.is(os.errnoName(os.xskSend(fd)), 'ENOTSOCK');
-  t.is(os.errnoName(os.xskReceive(fd)), 'ENOTSOCK');
-  t.is(os.errnoName(os.xskBind(fd, 0, 1, 0)), 'ENOTSOCK');
-  t.is(os.errnoName(os.xskSet(fd, 283, 1, new Uint8Array(4))), 'ENOTSOCK');
-  t.is(os.errnoName(os.xskGet(fd, 283, 1, new Uint8Array(4))), 'ENOTSOCK');
-  t.true(os.bpf(999, new Uint8Array(8)) < 0);
+  t.is(os.errnoName(kernel.xskSend(fd)), 'ENOTSOCK');
+  t.is(os.errnoName(kernel.xskReceive(fd)), 'ENOTSOCK');
+  t.is(os.errnoName(kernel.xskBind(fd, 0, 1, 0)), 'ENOTSOCK');
+  t.is(os.errnoName(kernel.xskSet(fd, 283, 1, new Uint8Array(4))), 'ENOTSOCK');
+  t.is(os.errnoName(kernel.xskGet(fd, 283, 1, new Uint8Array(4))), 'ENOTSOCK');
+  t.true(kernel.bpf(999, new Uint8Array(8)) < 0);
   os.close(fd);
-  t.is(os.errnoName(os.xskSend(fd)), 'EBADF');
-  t.throws(() => os.xskBind(fd, 0, 0, 0), { message: /ifindex must be an integer from 1/ });
-  t.throws(() => os.xskBind(fd, 70_000, 1, 0), { message: /flags must be/ });
-  t.throws(() => os.bpf(-1, new Uint8Array(8)), { message: /command must be/ });
-  t.throws(() => os.bpf(0, [] as unknown as Uint8Array), { message: /attributes must be a Uint8Array/ });
-  t.throws(() => os.promiscuous(0x7fff_ffff), { instanceOf: os.OsError });
+  t.is(os.errnoName(kernel.xskSend(fd)), 'EBADF');
+  t.throws(() => kernel.xskBind(fd, 0, 0, 0), { message: /ifindex must be an integer from 1/ });
+  t.throws(() => kernel.xskBind(fd, 70_000, 1, 0), { message: /flags must be/ });
+  t.throws(() => kernel.bpf(-1, new Uint8Array(8)), { message: /command must be/ });
+  t.throws(() => kernel.bpf(0, [] as unknown as Uint8Array), { message: /attributes must be a Uint8Array/ });
+  t.throws(() => kernel.promiscuous(0x7fff_ffff), { instanceOf: os.OsError });
 });

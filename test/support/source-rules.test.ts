@@ -29,6 +29,7 @@ const allowed: [string, string][] = [
   ['src/guest/queue.ts', '#ports/vhost-user/wire.ts'],
   ['src/guest/queue.ts', '#ports/vhost-user/wire/table.ts'],
   ['src/mgmt/routes/flows.ts', '#ofproto/api.ts'],
+  ['src/contract/os/watcher.ts', '#native'],
   ['src/mgmt/cli/vsctl.ts', '#contract/messages.ts'],
   ['src/mgmt/main.ts', 'fastify'],
 ];

@@ -4,7 +4,17 @@
  * While a message is being obeyed nothing is read, so that order and memory stay bounded. The end of the connection, for
  * whatever cause, is told once.
  */
-import { close, EAGAIN, errnoName, recvWithFds, sendWithFds, Watcher, WRITABLE } from '#contract/os.ts';
+import {
+  close,
+  EAGAIN,
+  ECONNRESET,
+  EPIPE,
+  errnoName,
+  recvWithFds,
+  sendWithFds,
+  Watcher,
+  WRITABLE,
+} from '#contract/os.ts';
 import { MAX_PAYLOAD, MAX_REGIONS, type Message, MessageReader } from './wire.ts';
 
 /** An answer, and a descriptor that goes with it (closed once sent) or -1. */
@@ -110,7 +120,7 @@ export class Connection {
         return;
       }
       if (sent < 0) {
-        this.end(`sending failed: ${errnoName(sent)}`);
+        this.end(sent === -EPIPE || sent === -ECONNRESET ? '' : `sending failed: ${errnoName(sent)}`);
         return;
       }
       if (withFd) close(fd);

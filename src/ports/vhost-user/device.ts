@@ -125,21 +125,22 @@ export class VhostUserDevice {
    */
   async handle(message: wire.Message, fds: number[]): Promise<Reply | undefined> {
     const row = wire.MESSAGES.get(message.code);
-    const needReply = (message.flags & wire.FLAG_NEED_REPLY) !== 0 && this.#acknowledges;
+    // Asked when the message is obeyed: the one that agrees on REPLY_ACK may want an answer itself (Linux's virtio_uml).
+    const needsReply = () => (message.flags & wire.FLAG_NEED_REPLY) !== 0 && this.#acknowledges;
     const reply = (payload: Uint8Array, fd = -1): Reply => ({ bytes: wire.encodeReply(message.code, payload), fd });
     const acknowledge = (code: bigint) => reply(wire.encodeU64(code));
     const known = row && (!row.needs || wire.hasBit(this.#protocol, wire.PROTOCOL_FEATURES[row.needs]));
     if (known && this.#memory.isConfirmation(message)) return this.#memory.confirmed(message.payload);
-    if (!known) return needReply ? acknowledge(1n) : undefined;
+    if (!known) return needsReply() ? acknowledge(1n) : undefined;
     try {
       const wrong = wire.checkPayload(row, message.payload, fds.length);
       if (wrong !== undefined) throw new RefusedError(wrong);
       const answer = await HANDLERS.get(message.code)!(this, message.payload, fds);
       if (answer) return answer instanceof Uint8Array ? reply(answer) : reply(answer.payload, answer.fd);
-      return needReply ? acknowledge(0n) : undefined;
+      return needsReply() ? acknowledge(0n) : undefined;
     } catch (error) {
       // A message with an answer of its own has no way to say no.
-      if (needReply && !row.reply) return acknowledge(1n);
+      if (needsReply() && !row.reply) return acknowledge(1n);
       // Without memory the port stays down and says why; the connection may still be of use.
       const quiet = message.code === wire.SET_MEM_TABLE || (message.code === wire.ADD_MEM_REG && !this.hasMemory);
       if (quiet && !this.#memory.postcopy.listening) return undefined;

@@ -241,6 +241,31 @@ test.serial('rings stop and go on where they were: GET_VRING_BASE, disable, new 
   driver.close();
 });
 
+test.serial('the message that agrees on REPLY_ACK may ask for an answer itself', async (t) => {
+  const rig = new Rig();
+  await rig.session.start();
+  const guest = await FrontEnd.connect(rig.path);
+  t.is(await guest.acknowledged(wire.SET_PROTOCOL_FEATURES, wire.encodeU64(8n)), 0n);
+  guest.close();
+  await rig.session.stop();
+});
+
+test.serial('a front end that asks and goes before it is answered has done nothing wrong', async (t) => {
+  const rig = new Rig();
+  await rig.session.start();
+  const [first, second] = [await FrontEnd.connect(rig.path), await FrontEnd.connect(rig.path)];
+  await first.ask(wire.GET_FEATURES);
+  // In the backlog, behind the first.
+  second.send(wire.GET_FEATURES);
+  second.close();
+  first.close();
+  const third = await FrontEnd.connect(rig.path);
+  t.true(wire.hasBit(await third.ask(wire.GET_FEATURES), wire.VIRTIO_FEATURES.VERSION_1));
+  t.is(rig.session.status().lastError, '');
+  third.close();
+  await rig.session.stop();
+});
+
 test.serial('what is unknown, wrong or impossible is answered where an answer was asked for', async (t) => {
   const rig = new Rig();
   await rig.session.start();
