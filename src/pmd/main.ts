@@ -143,7 +143,8 @@ class DataPlane implements ContractHandler {
       throw Object.assign(new Error(`resume: ${lanes} lanes came with ${fds.length} descriptors`), {
         code: 'bad_resume',
       });
-    const left = new LeftLanes(fds.splice(0), Journal.of(this.#rundir));
+    const journal = Journal.of(this.#rundir);
+    const left = new LeftLanes(fds.splice(0), journal);
     void this.ports
       .gather(ports, GATHER_MS)
       .then(() => left.handTo(this.#workers))
