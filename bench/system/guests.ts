@@ -1,19 +1,21 @@
 /**
- * TCP from one Linux guest to another, and pings, through Ringway and through OVS-DPDK in turns.
+ * TCP from one Linux guest to another, and pings, through Ringway and through OVS-DPDK in turns. Guests under QEMU are
+ * emulated, and do most of the work; those in user mode (rows uml-…) are as fast as the machine.
  *
- * One pair of guests serves both switches, a card on each: the processors that do most of the work, and are emulated, are the
- * same. They share a core; the other one is for the PMD of the switch whose turn it is, while the other switch is stopped
+ * One pair of guests serves both switches, a card on each: the processors are the same. They share a core; the other one is for the PMD of the switch whose turn it is, while the other switch is stopped
  * (SIGSTOP), since OVS would poll all the time. Of a round's two figures the ratio is taken: rates of an emulated guest
  * drift, and differ by a third from boot to boot, so that every round boots them anew, with the cards in the other order. OVS
  * runs with userspace-tso-enable=true, without which it offers no segmentation, Ringway with pmd-sleep-max=0.
  */
 
 import { join } from 'node:path';
-import { iperf, reach } from '../../test/guests/exchange.ts';
+import { iperf, reach, type Shell } from '../../test/guests/exchange.ts';
 import { ADDRESS, guestsUnavailable, SETUP, writeArchive } from '../../test/guests/lab.ts';
 import { deviceOf, type Kind } from '../../test/guests/rows.ts';
 import { removeScratchDir, scratchDir, which } from '../../test/support/process.ts';
 import { type Card, QemuGuest } from '../../test/support/qemu.ts';
+import { UML_WITHOUT, UmlGuest, umlUnavailable, writeUmlImage } from '../../test/support/uml.ts';
+import { VhostRelay } from '../../test/support/vhost-relay.ts';
 import { type Bench, type BenchOptions, type BenchResult, figure, formatTable, median } from '../bench.ts';
 import { OvsPeer, ovsUnavailable } from './ovs-peer.ts';
 import type { SwitchUnderTest } from './peer.ts';
@@ -25,28 +27,47 @@ type Side = (typeof SIDES)[number];
 const PINGS = 300;
 const COMMAND_MS = 120_000;
 
+type Machine = 'qemu' | 'uml';
+
 interface Row {
   name: string;
+  guests: Machine;
   about: string;
   offloads: Kind['offloads'];
   unit: string;
   /** Whether less is better. */
   less?: boolean;
-  measure: (a: QemuGuest, options: BenchOptions) => Promise<number>;
+  measure: (a: Shell, options: BenchOptions) => Promise<number>;
 }
 
-const stream = async (a: QemuGuest, { seconds, warmup }: BenchOptions): Promise<number> =>
+const stream = async (a: Shell, { seconds, warmup }: BenchOptions): Promise<number> =>
   (await iperf(a, ADDRESS.b, `-t ${seconds} -O ${warmup}`)).sum_received.bits_per_second / 1e9;
 
-async function pings(a: QemuGuest): Promise<number> {
+async function pings(a: Shell): Promise<number> {
   const said = await a.run(`ping -c ${PINGS} -A ${ADDRESS.b}`, COMMAND_MS);
   return median([...said.matchAll(/time=([\d.]+) ms/g)].map(([, time]) => Number(time)));
 }
 
+const row = (
+  name: string,
+  guests: Machine,
+  about: string,
+  more: Pick<Row, 'offloads' | 'unit' | 'less' | 'measure'>,
+): Row => ({
+  name,
+  guests,
+  about: `${about} (${guests === 'uml' ? 'in user mode' : 'emulated'})`,
+  ...more,
+});
+const TSO = { offloads: 'offload', unit: 'Gbit/s', measure: stream } as const;
+const PING = { offloads: 'offload', unit: 'ms', less: true, measure: pings } as const;
+
 const ROWS: readonly Row[] = [
-  { name: 'tso', about: 'TCP, one stream, offloads', offloads: 'offload', unit: 'Gbit/s', measure: stream },
-  { name: 'plain', about: 'TCP, one stream, no offloads', offloads: 'plain', unit: 'Gbit/s', measure: stream },
-  { name: 'ping', about: 'ping, median', offloads: 'offload', unit: 'ms', less: true, measure: pings },
+  row('uml-tso', 'uml', 'TCP, one stream, offloads', TSO),
+  row('uml-ping', 'uml', 'ping, median', PING),
+  row('tso', 'qemu', 'TCP, one stream, offloads', TSO),
+  row('plain', 'qemu', 'TCP, one stream, no offloads', { ...TSO, offloads: 'plain' }),
+  row('ping', 'qemu', 'ping, median', PING),
 ];
 
 /** Both poll all the time, as OVS does in any case: a kick costs an emulated guest more than the PMD's core is worth here. */
@@ -56,13 +77,16 @@ const configOf = (peer: SwitchUnderTest): Record<string, string> =>
 /** Guests with a card of each kind on each switch, in the order switch, kind. */
 class Pair {
   readonly #dir = scratchDir('bg');
+  readonly #machine: Machine;
   readonly switches: readonly SwitchUnderTest[];
   readonly #kinds: readonly Kind['offloads'][];
-  readonly guests: Partial<Record<Side, QemuGuest>> = {};
+  readonly guests: Partial<Record<Side, QemuGuest | UmlGuest>> = {};
+  readonly #relays: VhostRelay[] = [];
   /** Numbers of the switches in the order of the guests' cards. */
   #order: readonly number[] = [];
 
-  constructor(switches: readonly SwitchUnderTest[], kinds: readonly Kind['offloads'][]) {
+  constructor(machine: Machine, switches: readonly SwitchUnderTest[], kinds: readonly Kind['offloads'][]) {
+    this.#machine = machine;
     this.switches = switches;
     this.#kinds = kinds;
   }
@@ -75,7 +99,11 @@ class Pair {
     for (const [p, peer] of this.switches.entries()) {
       await peer.start({ pmdCore: PMD_CORE, mainCore: GUEST_CORE, otherConfig: configOf(peer) });
       for (const k of this.#kinds.keys())
-        for (const side of SIDES) await peer.addVhostPort(this.#port(p, k, side), this.#socket(p, k, side));
+        for (const side of SIDES) {
+          const [back, front] = [this.#socket(p, k, side), this.#guestSocket(p, k, side)];
+          if (this.#machine === 'uml') this.#relays.push(new VhostRelay({ front, back }, UML_WITHOUT));
+          await peer.addVhostPort(this.#port(p, k, side), back);
+        }
       await peer.setFlows(
         this.#kinds.flatMap((_, k) => [
           `in_port=${2 * k + 1},actions=output:${2 * k + 2}`,
@@ -85,28 +113,49 @@ class Pair {
     }
   }
 
+  #socket(peer: number, kind: number, side: Side): string {
+    return join(this.#dir, `${this.#port(peer, kind, side)}.sock`);
+  }
+
+  /** QEMU listens at the socket to which the switch connects; a guest in user mode can only connect. */
+  #guestSocket(peer: number, kind: number, side: Side): string {
+    return this.#socket(peer, kind, side) + (this.#machine === 'uml' ? '.guest' : '');
+  }
+
   /** New guests, whose cards come in this order of switches. */
   async boot(order: readonly number[]): Promise<void> {
     await this.#stopGuests();
     this.#order = order;
-    const archive = writeArchive(this.#dir);
     const under = ['taskset', '-c', String(GUEST_CORE)];
+    const start = this.#machine === 'qemu' ? this.#qemu(under) : this.#uml(under);
     const boots = SIDES.map(async (side) => {
-      this.guests[side] = await QemuGuest.start(`guest ${side}`, archive, this.#cards(side), [], { under });
+      this.guests[side] = await start(side);
     });
     for (const end of await Promise.allSettled(boots)) if (end.status === 'rejected') throw end.reason;
     for (const side of SIDES) await this.guests[side]!.run(SETUP);
   }
 
-  #socket(peer: number, kind: number, side: Side): string {
-    return join(this.#dir, `${this.#port(peer, kind, side)}.sock`);
+  #qemu(under: readonly string[]): (side: Side) => Promise<QemuGuest> {
+    const archive = writeArchive(this.#dir);
+    return (side) => QemuGuest.start(`guest ${side}`, archive, this.#cards(side), [], { under });
+  }
+
+  #uml(under: readonly string[]): (side: Side) => Promise<UmlGuest> {
+    const image = writeUmlImage(this.#dir, { iperf3: which('iperf3')! });
+    return (side) =>
+      UmlGuest.start(
+        `guest ${side}`,
+        image,
+        this.#cards(side).map(({ socket }) => socket),
+        under,
+      );
   }
 
   #cards(side: Side): Card[] {
     return this.#order.flatMap((p) =>
       this.#kinds.map((offloads, k) => ({
         mac: `52:54:00:00:0${side}:0${p * this.#kinds.length + k}`,
-        socket: this.#socket(p, k, side),
+        socket: this.#guestSocket(p, k, side),
         role: 'server' as const,
         device: deviceOf({ era: 'modern', ring: 'split', queues: '1q', offloads, mtu: '1500' }),
       })),
@@ -114,7 +163,7 @@ class Pair {
   }
 
   /** Lets `work` run over one switch and one kind of card, while the other switch stands still. */
-  async turn<T>(peer: number, offloads: Kind['offloads'], work: (a: QemuGuest) => Promise<T>): Promise<T> {
+  async turn<T>(peer: number, offloads: Kind['offloads'], work: (a: Shell) => Promise<T>): Promise<T> {
     const card = this.#order.indexOf(peer) * this.#kinds.length + this.#kinds.indexOf(offloads);
     const each = async (command: (device: string, side: Side) => string): Promise<void> => {
       for (const side of SIDES) {
@@ -149,6 +198,7 @@ class Pair {
   async close(): Promise<void> {
     await this.#stopGuests();
     for (const peer of this.switches) await peer.stop();
+    for (const relay of this.#relays) relay.close();
     removeScratchDir(this.#dir);
   }
 }
@@ -165,14 +215,21 @@ function switchesOf({ switches, progress }: BenchOptions): SwitchUnderTest[] {
   return usable.map(({ make }) => make());
 }
 
-async function run(options: BenchOptions) {
-  const reason = guestsUnavailable() ?? (which('taskset') ? undefined : 'no taskset (Debian: util-linux)');
-  if (reason) throw new Error(reason);
-  const switches = switchesOf(options);
-  const rows = ROWS.filter(({ name }) => options.rows.length === 0 || options.rows.includes(name));
-  const kinds = [...new Set(rows.map(({ offloads }) => offloads))];
-  const values = new Map<Row, number[][]>(rows.map((row) => [row, switches.map((): number[] => [])]));
-  const pair = new Pair(switches, kinds);
+/** Whether these guests can run here; says why not. */
+function runs(machine: Machine, { progress }: BenchOptions): boolean {
+  const why = (machine === 'uml' ? umlUnavailable() : undefined) ?? guestsUnavailable();
+  if (why) progress(`rows of ${machine} left out: ${why}`);
+  return !why;
+}
+
+async function measure(
+  machine: Machine,
+  rows: readonly Row[],
+  switches: readonly SwitchUnderTest[],
+  options: BenchOptions,
+  values: ReadonlyMap<Row, number[][]>,
+): Promise<void> {
+  const pair = new Pair(machine, switches, [...new Set(rows.map(({ offloads }) => offloads))]);
   try {
     await pair.open();
     for (let round = 0; round < options.rounds; round++) {
@@ -192,6 +249,21 @@ async function run(options: BenchOptions) {
     }
   } finally {
     await pair.close();
+  }
+}
+
+async function run(options: BenchOptions) {
+  if (!which('taskset')) throw new Error('no taskset (Debian: util-linux)');
+  const switches = switchesOf(options);
+  const machines = (['uml', 'qemu'] as const).filter((machine) => runs(machine, options));
+  const rows = ROWS.filter(
+    ({ name, guests }) => machines.includes(guests) && (options.rows.length === 0 || options.rows.includes(name)),
+  );
+  if (rows.length === 0) throw new Error(`no row to measure; there are ${ROWS.map(({ name }) => name).join(', ')}`);
+  const values = new Map<Row, number[][]>(rows.map((row) => [row, switches.map((): number[] => [])]));
+  for (const machine of machines) {
+    const those = rows.filter(({ guests }) => guests === machine);
+    if (those.length > 0) await measure(machine, those, switches, options, values);
   }
   const heads = [
     'guest to guest',

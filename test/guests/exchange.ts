@@ -4,6 +4,9 @@ import type { QemuGuest } from '../support/qemu.ts';
 import { ADDRESS, ADDRESS6, type GuestLab, other, SIDES, type Side } from './lab.ts';
 import { featuresOf, kindOf, type Row } from './rows.ts';
 
+/** A guest that runs commands. */
+export type Shell = Pick<QemuGuest, 'run' | 'tryRun'>;
+
 const COMMAND_MS = 90_000;
 const PINGS = 5;
 /** IPv4 and ICMP, or UDP: what a frame as long as the MTU carries besides (RFC 791, 792, 768). */
@@ -53,7 +56,7 @@ interface IperfReport {
 }
 
 /** Runs iperf3 in guest a against guest b; with `-R` b sends. */
-export async function iperf(client: QemuGuest, address: string, options: string): Promise<IperfReport['end']> {
+export async function iperf(client: Shell, address: string, options: string): Promise<IperfReport['end']> {
   const { output } = await client.tryRun(`timeout 60 iperf3 -J -i 0 -c ${address} ${options}`, COMMAND_MS);
   let report: IperfReport;
   try {
@@ -75,7 +78,7 @@ export async function ping(from: QemuGuest, address: string, bytes: number): Pro
 }
 
 /** Until guest `a` reaches `b`: the first packets wait for addresses, and for the flow. */
-export async function reach(a: QemuGuest, address: string): Promise<void> {
+export async function reach(a: Shell, address: string): Promise<void> {
   await a.run(
     `for i in $(seq 60); do ping -c 1 -W 1 ${address} >/tmp/reach && break; done; cat /tmp/reach`,
     COMMAND_MS,

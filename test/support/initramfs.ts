@@ -93,6 +93,8 @@ poweroff -f
 export interface Kernel {
   image: string;
   version: string;
+  /** Folder of its modules; by default where depmod(8) looks for them. */
+  modules?: string;
 }
 
 const readable = (path: string): boolean => {
@@ -123,7 +125,7 @@ export function findBusybox(): string | undefined {
 
 /** Modules of a kernel that are files: name → path. */
 function moduleFiles(kernel: Kernel): Map<string, string> {
-  const root = join('/lib/modules', kernel.version, 'kernel');
+  const root = kernel.modules ?? join('/lib/modules', kernel.version, 'kernel');
   const files = new Map<string, string>();
   for (const folder of ['drivers/virtio', 'drivers/net', 'net/core', 'drivers/vfio', 'drivers/vfio/pci', 'virt/lib']) {
     const path = join(root, folder);
