@@ -87,6 +87,7 @@ export class PollLoop {
   /** The queues to poll from now on. */
   // set-up
   poll(queues: readonly RxQueue[]): void {
+    for (const queue of this.#queues) if (!queues.includes(queue)) queue.rest?.();
     this.#queues = queues;
     this.#usage = new Float64Array(queues.length);
     this.#fds[0] = this.#wakeFd;

@@ -70,7 +70,7 @@ export async function iperf(client: Shell, address: string, options: string): Pr
 }
 
 /** @returns milliseconds of a round trip, their mean. @throws Error when an answer is missing. */
-export async function ping(from: QemuGuest, address: string, bytes: number): Promise<number> {
+export async function ping(from: Shell, address: string, bytes: number): Promise<number> {
   const { output } = await from.tryRun(`ping -c ${PINGS} -A -W 20 -s ${bytes} ${address}`, COMMAND_MS);
   if (Number(/(\d+) packets received/.exec(output)?.[1]) !== PINGS)
     throw new Error(`ping of ${bytes} bytes to ${address}: not every answer came\n${output}`);

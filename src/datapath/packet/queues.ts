@@ -21,6 +21,8 @@ export interface RxQueue {
   arm(): boolean;
   /** Turns notifications off again. */
   disarm(): void;
+  /** This worker polls it no more: the guest is told now of what it would be told later. Reads nothing of the guest's. */
+  rest?(): void;
   /** Descriptor to poll for readability while asleep, or -1. */
   readonly kickFd: number;
   /** `kickFd` is no eventfd: it is readable while frames wait, and the loop does not read it. */

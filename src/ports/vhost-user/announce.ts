@@ -74,4 +74,8 @@ export class AnnouncingRx implements RxQueue {
   disarm(): void {
     this.#inner.disarm();
   }
+
+  rest(): void {
+    this.#inner.rest?.();
+  }
 }

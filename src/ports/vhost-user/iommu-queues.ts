@@ -80,6 +80,8 @@ export class IommuRx implements RxQueue {
     if (Atomics.load(iommu.shared.words, this.#paused) === 0) {
       waiting = this.#inner.arm();
       if (this.#buffers !== undefined) this.#buffers.look();
+    } else {
+      this.rest();
     }
     iommu.leave();
     return waiting;
@@ -90,6 +92,10 @@ export class IommuRx implements RxQueue {
     iommu.enter();
     if (Atomics.load(iommu.shared.words, this.#paused) === 0) this.#inner.disarm();
     iommu.leave();
+  }
+
+  rest(): void {
+    this.#inner.rest?.();
   }
 }
 

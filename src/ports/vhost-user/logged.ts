@@ -114,6 +114,10 @@ export class LoggedRx implements RxQueue {
     this.#inner.disarm();
     this.#log.event();
   }
+
+  rest(): void {
+    this.#inner.rest?.();
+  }
 }
 
 export class LoggedTx implements TxQueue {

@@ -7,12 +7,13 @@
  * when the burst fails: so used descriptors are written in a second pass, by `complete` (used-packed.ts).
  */
 import { DROP_BASE, dropReason, portCounter } from '#contract/catalogue.ts';
-import { eventfdDrain, eventfdSignal } from '#contract/os.ts';
+import { eventfdDrain } from '#contract/os.ts';
 import { BURST, HEADROOM, MAX_FRAME, type PacketBatch, SLOT_BYTES, WINDOW } from '#datapath/packet/batch.ts';
 import type { PortCounters, RxQueue } from '#ports/port.ts';
 import { WALK_LONG, WALK_LOOP, WALK_OK, WALK_WAIT } from './chain.ts';
 import type { PackedChainWalker } from './chain-packed.ts';
 import { TABLE_DELTA, TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
+import { LateCall } from './late-call.ts';
 import type { RxOptions } from './queue-options.ts';
 import { RxFrames } from './rx-frames.ts';
 import { UsedChains } from './used-packed.ts';
@@ -50,10 +51,8 @@ const ETHERNET = 14;
 const MOST_REFUSED = 4;
 const LOOPS = -1;
 const WAITS = -2;
-const signal = eventfdSignal;
 
 const KICKS = portCounter('kicks');
-const CALLS = portCounter('calls');
 const BAD_DESCRIPTOR = DROP_BASE + dropReason('rx_bad_descriptor');
 const OVERSIZE = DROP_BASE + dropReason('rx_oversize');
 
@@ -65,6 +64,7 @@ export class PackedRxQueue implements RxQueue {
   readonly #walker: PackedChainWalker;
   readonly #counters: PortCounters;
   readonly #frames: RxFrames;
+  readonly #call: LateCall;
   /** Chains of this burst, to be given back. */
   readonly waiting: UsedChains;
   readonly #used: UsedChains;
@@ -95,6 +95,7 @@ export class PackedRxQueue implements RxQueue {
     this.#vring = vring;
     this.#walker = walker;
     this.#counters = counters;
+    this.#call = new LateCall(vring.callFd, counters);
     this.#frames = new RxFrames(portNo, counters, options);
     this.#used = new UsedChains(vring, BURST, options.eventIdx);
     this.waiting = this.#used;
@@ -110,7 +111,10 @@ export class PackedRxQueue implements RxQueue {
     const place = state[CURSOR]!;
     const bits = (place & WRAP) !== 0 ? AVAIL : USED;
     const waiting = ((Atomics.load(words, 4 * (place & ENTRY) + 3) >>> 16) & BOTH) === bits;
-    if (!waiting || state[STATE_BROKEN] !== 0) return 0;
+    if (!waiting || state[STATE_BROKEN] !== 0) {
+      if (this.#call.due) this.#tell();
+      return 0;
+    }
     if (this.#armed) this.disarm();
     const used = this.#used;
     if (used.count > 0) {
@@ -361,17 +365,27 @@ export class PackedRxQueue implements RxQueue {
     const used = this.#used;
     if (used.count === 0) return;
     const vring = this.#vring;
-    const place = used.publish(vring.state[CURSOR]!);
-    vring.state[CURSOR] = place;
-    if (used.wanted(place) && vring.callFd >= 0) {
-      signal(vring.callFd);
-      this.#counters.slots[this.#counters.base + CALLS]!++;
-    }
+    vring.state[CURSOR] = used.publish(vring.state[CURSOR]!);
+    const call = this.#call;
+    call.put();
+    // A driver that is out of buffers waits.
+    if (call.due || used.untold >= vring.size >> 1) this.#tell();
+  }
+
+  #tell(): void {
+    this.#call.end(this.#used.wanted(this.#vring.state[CURSOR]!));
+  }
+
+  rest(): void {
+    if (!this.#call.waiting) return;
+    this.#used.untold = 0;
+    this.#call.end(true);
   }
 
   arm(): boolean {
     const vring = this.#vring;
     const place = vring.state[CURSOR]!;
+    if (this.#call.waiting) this.#tell();
     this.#armed = true;
     Atomics.store(vring.deviceEvent, 0, this.#eventIdx ? place | (EVENT_DESC << 16) : EVENT_ENABLE << 16);
     const bits = (place & WRAP) !== 0 ? AVAIL : USED;

@@ -10,11 +10,12 @@
  * guest with one store. Nearly all frames are one descriptor in the region of the frame before: that is the straight path.
  */
 import { DROP_BASE, dropReason, type PortCounter, portCounter } from '#contract/catalogue.ts';
-import { eventfdDrain, eventfdSignal } from '#contract/os.ts';
+import { eventfdDrain } from '#contract/os.ts';
 import { BURST, HEADROOM, MAX_FRAME, type PacketBatch, SLOT_BYTES, WINDOW } from '#datapath/packet/batch.ts';
 import type { PortCounters, RxQueue } from '#ports/port.ts';
 import { type ChainWalker, WALK_LONG, WALK_LOOP, WALK_OK, WALK_WAIT } from './chain.ts';
 import { TABLE_DELTA, TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
+import { LateCall } from './late-call.ts';
 import type { RxOptions } from './queue-options.ts';
 import { RxFrames } from './rx-frames.ts';
 import {
@@ -46,11 +47,9 @@ const MOST_REFUSED = 4;
 const LOOPS = -1;
 const WAITS = -2;
 const passes = passesEvent;
-const signal = eventfdSignal;
 
 const counter = (name: PortCounter): number => portCounter(name);
 const KICKS = counter('kicks');
-const CALLS = counter('calls');
 const BAD_DESCRIPTOR = DROP_BASE + dropReason('rx_bad_descriptor');
 const OVERSIZE = DROP_BASE + dropReason('rx_oversize');
 
@@ -74,6 +73,9 @@ export class VhostRxQueue implements RxQueue {
   #touch = 0;
   /** Chains of this burst, to be given back. */
   #taken = 0;
+  readonly #call: LateCall;
+  /** The used index of which the guest was told. */
+  #told = 0;
   /** Notifications may be on: a guest starts with them, and so does a queue that another worker had. */
   #armed = true;
 
@@ -95,6 +97,7 @@ export class VhostRxQueue implements RxQueue {
     this.#eventIdx = options.eventIdx;
     this.#notifyOnEmpty = options.notifyOnEmpty;
     this.#headersEmpty = options.headersEmpty;
+    this.#call = new LateCall(vring.callFd, counters);
     this.#frames = new RxFrames(portNo, counters, options);
   }
 
@@ -104,7 +107,10 @@ export class VhostRxQueue implements RxQueue {
     const state = vring.state;
     const cursor = state[CURSOR]!;
     const waiting = (Atomics.load(avail, 1) - cursor) & 0xffff;
-    if (waiting === 0 || state[STATE_BROKEN] !== 0) return 0;
+    if (waiting === 0 || state[STATE_BROKEN] !== 0) {
+      if (this.#call.due) this.#tell();
+      return 0;
+    }
     if (this.#armed) this.disarm();
     const size = vring.size;
     if (waiting > size) return this.#broken(BROKEN_INDEX);
@@ -335,22 +341,36 @@ export class VhostRxQueue implements RxQueue {
     const vring = this.#vring;
     const before = vring.state[CURSOR]!;
     const now = (before + taken) & 0xffff;
-    // Sequentially consistent: the guest's wish for an interrupt is read only after the index is out (section 2.7.8.2).
     Atomics.store(vring.used16, 1, now);
     vring.state[CURSOR] = now;
+    const call = this.#call;
+    if (!call.waiting) this.#told = before;
+    call.put();
+    // A driver that is out of buffers waits.
+    if (call.due || ((now - this.#told) & 0xffff) >= vring.size >> 1) this.#tell();
+  }
+
+  /** Calls where the guest wants that: asked only after the index is out (section 2.7.8.2), by a store that none may pass. */
+  #tell(): void {
+    const vring = this.#vring;
     const avail = vring.avail;
-    let wanted = this.#eventIdx ? passes(avail[2 + vring.size]!, now, before) : (avail[0]! & AVAIL_NO_INTERRUPT) === 0;
+    const now = vring.state[CURSOR]!;
+    let wanted = this.#eventIdx
+      ? passes(avail[2 + vring.size]!, now, this.#told)
+      : (avail[0]! & AVAIL_NO_INTERRUPT) === 0;
     // Legacy drivers: a drained ring is always worth an interrupt (virtio 1.2 section 6.3).
     if (!wanted && this.#notifyOnEmpty) wanted = Atomics.load(avail, 1) === now;
-    if (wanted && vring.callFd >= 0) {
-      signal(vring.callFd);
-      this.#counters.slots[this.#counters.base + CALLS]!++;
-    }
+    this.#call.end(wanted);
+  }
+
+  rest(): void {
+    if (this.#call.waiting) this.#call.end(true);
   }
 
   arm(): boolean {
     const vring = this.#vring;
     const cursor = vring.state[CURSOR]!;
+    if (this.#call.waiting) this.#tell();
     this.#armed = true;
     if (this.#eventIdx) Atomics.store(vring.used16, 2 + 4 * vring.size, cursor);
     else Atomics.store(vring.used16, 0, 0);

@@ -18,6 +18,8 @@ export class UsedChains {
   /** Chains, and their entries in all. */
   count = 0;
   entries = 0;
+  /** Entries that were given back since the driver's wish was last read. */
+  untold = 0;
   /** Buffer id, bytes written, and ring entries of each chain. */
   readonly id: Uint16Array;
   readonly length: Uint32Array;
@@ -78,13 +80,15 @@ export class UsedChains {
     // Sequentially consistent: the driver's wish for an interrupt is read only after the descriptors are out.
     Atomics.store(this.#vring.words, 4 * head + 3, first);
     this.count = 0;
+    this.untold += this.entries;
+    this.entries = 0;
     return at | (bits !== 0 ? WRAP : 0);
   }
 
-  /** Whether the driver wants to hear of the chains published last, which ended at `place` (section 2.8.14). */
+  /** Whether the driver wants to hear of the chains published since it was asked last; they end at `place` (section 2.8.14). */
   wanted(place: number): boolean {
-    const steps = this.entries;
-    this.entries = 0;
+    const steps = this.untold;
+    this.untold = 0;
     const word = this.#vring.driverEvent[0]!;
     const flags = (word >>> 16) & 3;
     if (flags === EVENT_DISABLE) return false;
