@@ -2,16 +2,19 @@
  * TCP from one Linux guest to another, and pings, through Ringway and through OVS-DPDK in turns. Guests under QEMU are
  * emulated, and do most of the work; those in user mode (rows uml-…) are as fast as the machine.
  *
- * One pair of guests serves both switches, a card on each: the processors are the same. They share a core; the other one is for the PMD of the switch whose turn it is, while the other switch is stopped
- * (SIGSTOP), since OVS would poll all the time. Of a round's two figures the ratio is taken: rates of an emulated guest
- * drift, and differ by a third from boot to boot, so that every round boots them anew, with the cards in the other order. OVS
- * runs with userspace-tso-enable=true, without which it offers no segmentation, Ringway with pmd-sleep-max=0.
+ * One pair of guests serves both switches, a card on each: the processors are the same. They share a core; the other one is
+ * for the PMD of the switch whose turn it is, while the other switch is stopped (SIGSTOP), since OVS would poll all the time.
+ * Of a round's two figures the ratio is taken: rates drift, and differ by a third from boot to boot, so that every round
+ * boots the guests anew, with the cards in the other order. OVS runs with userspace-tso-enable=true, without which it offers
+ * no segmentation, Ringway with pmd-sleep-max=0. A guest in user mode can only connect, and OVS takes long frames only at
+ * ports that connect too: a relay of messages stands between them, for both switches.
  */
 
 import { join } from 'node:path';
-import { iperf, reach, type Shell } from '../../test/guests/exchange.ts';
+import { iperf, reach } from '../../test/guests/exchange.ts';
 import { ADDRESS, guestsUnavailable, SETUP, writeArchive } from '../../test/guests/lab.ts';
 import { deviceOf, type Kind } from '../../test/guests/rows.ts';
+import type { GuestShell } from '../../test/support/guest-shell.ts';
 import { removeScratchDir, scratchDir, which } from '../../test/support/process.ts';
 import { type Card, QemuGuest } from '../../test/support/qemu.ts';
 import { UML_WITHOUT, UmlGuest, umlUnavailable, writeUmlImage } from '../../test/support/uml.ts';
@@ -37,13 +40,13 @@ interface Row {
   unit: string;
   /** Whether less is better. */
   less?: boolean;
-  measure: (a: Shell, options: BenchOptions) => Promise<number>;
+  measure: (a: GuestShell, options: BenchOptions) => Promise<number>;
 }
 
-const stream = async (a: Shell, { seconds, warmup }: BenchOptions): Promise<number> =>
+const stream = async (a: GuestShell, { seconds, warmup }: BenchOptions): Promise<number> =>
   (await iperf(a, ADDRESS.b, `-t ${seconds} -O ${warmup}`)).sum_received.bits_per_second / 1e9;
 
-async function pings(a: Shell): Promise<number> {
+async function pings(a: GuestShell): Promise<number> {
   const said = await a.run(`ping -c ${PINGS} -A ${ADDRESS.b}`, COMMAND_MS);
   return median([...said.matchAll(/time=([\d.]+) ms/g)].map(([, time]) => Number(time)));
 }
@@ -163,7 +166,7 @@ class Pair {
   }
 
   /** Lets `work` run over one switch and one kind of card, while the other switch stands still. */
-  async turn<T>(peer: number, offloads: Kind['offloads'], work: (a: Shell) => Promise<T>): Promise<T> {
+  async turn<T>(peer: number, offloads: Kind['offloads'], work: (a: GuestShell) => Promise<T>): Promise<T> {
     const card = this.#order.indexOf(peer) * this.#kinds.length + this.#kinds.indexOf(offloads);
     const each = async (command: (device: string, side: Side) => string): Promise<void> => {
       for (const side of SIDES) {

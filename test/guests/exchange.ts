@@ -1,11 +1,9 @@
 /** What the two guests of a row do with each other, and how it is judged: by what the guests themselves and the switch have counted. */
 import { VIRTIO_FEATURES } from '#ports/vhost-user/wire.ts';
+import type { GuestShell } from '../support/guest-shell.ts';
 import type { QemuGuest } from '../support/qemu.ts';
 import { ADDRESS, ADDRESS6, type GuestLab, other, SIDES, type Side } from './lab.ts';
 import { featuresOf, kindOf, type Row } from './rows.ts';
-
-/** A guest that runs commands. */
-export type Shell = Pick<QemuGuest, 'run' | 'tryRun'>;
 
 const COMMAND_MS = 90_000;
 const PINGS = 5;
@@ -56,7 +54,7 @@ interface IperfReport {
 }
 
 /** Runs iperf3 in guest a against guest b; with `-R` b sends. */
-export async function iperf(client: Shell, address: string, options: string): Promise<IperfReport['end']> {
+export async function iperf(client: GuestShell, address: string, options: string): Promise<IperfReport['end']> {
   const { output } = await client.tryRun(`timeout 60 iperf3 -J -i 0 -c ${address} ${options}`, COMMAND_MS);
   let report: IperfReport;
   try {
@@ -70,7 +68,7 @@ export async function iperf(client: Shell, address: string, options: string): Pr
 }
 
 /** @returns milliseconds of a round trip, their mean. @throws Error when an answer is missing. */
-export async function ping(from: Shell, address: string, bytes: number): Promise<number> {
+export async function ping(from: GuestShell, address: string, bytes: number): Promise<number> {
   const { output } = await from.tryRun(`ping -c ${PINGS} -A -W 20 -s ${bytes} ${address}`, COMMAND_MS);
   if (Number(/(\d+) packets received/.exec(output)?.[1]) !== PINGS)
     throw new Error(`ping of ${bytes} bytes to ${address}: not every answer came\n${output}`);
@@ -78,7 +76,7 @@ export async function ping(from: Shell, address: string, bytes: number): Promise
 }
 
 /** Until guest `a` reaches `b`: the first packets wait for addresses, and for the flow. */
-export async function reach(a: Shell, address: string): Promise<void> {
+export async function reach(a: GuestShell, address: string): Promise<void> {
   await a.run(
     `for i in $(seq 60); do ping -c 1 -W 1 ${address} >/tmp/reach && break; done; cat /tmp/reach`,
     COMMAND_MS,

@@ -8,6 +8,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { PATIENCE_MS } from './datapath.ts';
+import { GuestShell } from './guest-shell.ts';
 import { type Additions, findBusybox, findKernel, initramfs } from './initramfs.ts';
 import { Child, which } from './process.ts';
 
@@ -92,7 +93,7 @@ function ivshmemArguments(devices: readonly Ivshmem[]): string[] {
   );
 }
 
-export class QemuGuest {
+export class QemuGuest extends GuestShell {
   readonly child: Child;
   /** Interface of each card, in the order of the cards. */
   interfaces: string[] = [];
@@ -104,6 +105,7 @@ export class QemuGuest {
     ivshmem: readonly Ivshmem[],
     { taps = [], under = [], more = [], vIommu }: GuestOptions,
   ) {
+    super();
     // A program gets a device's interrupts through vfio, which wants an IOMMU; its interrupts are remapped outside of the
     // kernel's own interrupt controller only.
     const iommu = ivshmem.length > 0 || vIommu !== undefined;
@@ -176,21 +178,6 @@ export class QemuGuest {
     const receiver = new QemuGuest(`${guest.child.name} moved`, archive, cards, [], options);
     receiver.interfaces = guest.interfaces;
     return receiver;
-  }
-
-  /** Runs one line of shell in the guest. @returns what it printed. @throws Error when it ends with another code than 0. */
-  async run(line: string, timeoutMs = PATIENCE_MS): Promise<string> {
-    const { code, output } = await this.tryRun(line, timeoutMs);
-    if (code !== 0) throw new Error(`${this.child.name}: ${line}: exit code ${code}\n${output}`);
-    return output;
-  }
-
-  async tryRun(line: string, timeoutMs = PATIENCE_MS): Promise<{ code: number; output: string }> {
-    const mark = this.child.mark;
-    this.child.write(`${line}\n`);
-    const said = await this.child.waitFor(/#ended \d+#\s*\n/, `${this.child.name} to run: ${line}`, timeoutMs, mark);
-    const end = /#ended (\d+)#/.exec(said)!;
-    return { code: Number(end[1]), output: said.slice(0, end.index).replaceAll('\r', '') };
   }
 
   /** Bits of the virtio features that the guest's driver and the switch agreed on for card `i`. */

@@ -7,6 +7,7 @@ import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { PATIENCE_MS } from './datapath.ts';
+import { GuestShell } from './guest-shell.ts';
 import { findBusybox, initramfs, type Kernel } from './initramfs.ts';
 import { Child, which } from './process.ts';
 
@@ -54,12 +55,13 @@ export function writeUmlImage(dir: string, programs: Readonly<Record<string, str
   return image;
 }
 
-export class UmlGuest {
+export class UmlGuest extends GuestShell {
   readonly child: Child;
   /** Interface of each socket, in their order. */
   readonly interfaces: readonly string[];
 
   private constructor(name: string, { archive, shim }: UmlImage, sockets: readonly string[], under: readonly string[]) {
+    super();
     const args = [
       ...['mem=192M', `initrd=${archive}`, 'rdinit=/init', 'con0=fd:0,fd:1', 'con=null', 'quiet', 'panic=-1'],
       ...sockets.map((socket) => `virtio_uml.device=${socket}:1`),
@@ -85,21 +87,6 @@ export class UmlGuest {
       await guest.stop();
       throw error;
     }
-  }
-
-  /** Runs one line of shell in the guest. @returns what it printed. @throws Error when it ends with another code than 0. */
-  async run(line: string, timeoutMs = PATIENCE_MS): Promise<string> {
-    const { code, output } = await this.tryRun(line, timeoutMs);
-    if (code !== 0) throw new Error(`${this.child.name}: ${line}: exit code ${code}\n${output}`);
-    return output;
-  }
-
-  async tryRun(line: string, timeoutMs = PATIENCE_MS): Promise<{ code: number; output: string }> {
-    const mark = this.child.mark;
-    this.child.write(`${line}\n`);
-    const said = await this.child.waitFor(/#ended \d+#\s*\n/, `${this.child.name} to run: ${line}`, timeoutMs, mark);
-    const end = /#ended (\d+)#/.exec(said)!;
-    return { code: Number(end[1]), output: said.slice(0, end.index).replaceAll('\r', '') };
   }
 
   /** Powers off: the processes that stand for those of the guest end with it. */
