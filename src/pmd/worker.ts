@@ -157,6 +157,8 @@ class PmdThread implements LoopWork {
         for (let turn = 0; turn < LAST_TURNS && this.#upcalls.attached && this.#commands.waiting; turn++)
           this.commands();
         this.#pipeline.flows.sweepAll();
+        // Guests hear of what they would be told later.
+        this.#loop.poll([]);
         return undefined;
     }
   }
