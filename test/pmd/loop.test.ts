@@ -38,6 +38,7 @@ class Bench implements LoopWork {
         return (this.packets.get(queue) ?? 0) > 0;
       },
       disarm: () => note('disarm'),
+      rest: () => note('rest'),
     };
   }
 
@@ -180,4 +181,14 @@ test('usage tells cycles per queue since it was last taken', (t) => {
   t.is(cycles[0], 0);
   t.true(cycles[1]! > 0 && cycles[1]! <= total);
   t.deepEqual([...bench.loop.takeUsage().cycles], [0, 0]);
+});
+
+test('queues that a worker polls no more are told, those that it keeps are not', (t) => {
+  const bench = new Bench();
+  const [kept, left] = [bench.queue(0), bench.queue(1)];
+  bench.loop.poll([kept, left]);
+  bench.loop.poll([kept]);
+  t.deepEqual(bench.log, ['rest 1']);
+  bench.loop.poll([]);
+  t.deepEqual(bench.log, ['rest 1', 'rest 0']);
 });
