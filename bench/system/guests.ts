@@ -4,8 +4,8 @@
  *
  * One pair of guests serves both switches, a card on each: the processors are the same. They share a core; the other one is
  * for the PMD of the switch whose turn it is, while the other switch is stopped (SIGSTOP), since OVS would poll all the time.
- * Of a round's two figures the ratio is taken: rates drift, and differ by a third from boot to boot, so that every round
- * boots the guests anew, with the cards in the other order. OVS runs with userspace-tso-enable=true, without which it offers
+ * Rates drift by a third within seconds, and from boot to boot: turns are short, the ratio is taken of two that follow each
+ * other, and every round boots the guests anew, with the cards in the other order. OVS runs with userspace-tso-enable=true, without which it offers
  * no segmentation, Ringway with pmd-sleep-max=0. A guest in user mode can only connect, and OVS takes long frames only at
  * ports that connect too: a relay of messages stands between them, for both switches.
  */
@@ -28,6 +28,8 @@ import { GUEST_CORE, PMD_CORE } from './switches.ts';
 const SIDES = ['a', 'b'] as const;
 type Side = (typeof SIDES)[number];
 const PINGS = 300;
+/** Turns of each switch between two boots. */
+const TURNS = 6;
 const COMMAND_MS = 120_000;
 
 type Machine = 'qemu' | 'uml';
@@ -220,7 +222,8 @@ function switchesOf({ switches, progress }: BenchOptions): SwitchUnderTest[] {
 
 /** Whether these guests can run here; says why not. */
 function runs(machine: Machine, { progress }: BenchOptions): boolean {
-  const why = (machine === 'uml' ? umlUnavailable() : undefined) ?? guestsUnavailable();
+  const iperf3 = which('iperf3') ? undefined : 'no iperf3 (Debian: iperf3)';
+  const why = machine === 'uml' ? (umlUnavailable() ?? iperf3) : guestsUnavailable();
   if (why) progress(`rows of ${machine} left out: ${why}`);
   return !why;
 }
@@ -238,15 +241,16 @@ async function measure(
     for (let round = 0; round < options.rounds; round++) {
       const order = switches.map((_, i) => (i + round) % switches.length);
       await pair.boot(order);
-      for (const [r, row] of rows.entries()) {
-        // The first is another one each time.
-        for (const turn of switches.keys()) {
-          const peer = order[(turn + r) % switches.length]!;
-          const value = await pair.turn(peer, row.offloads, (a) => row.measure(a, options));
-          values.get(row)![peer]!.push(value);
-          options.progress(
-            `[${round + 1}/${options.rounds}] ${row.name} ${switches[peer]!.name}: ${figure(value)} ${row.unit}`,
-          );
+      for (let turn = 0; turn < TURNS; turn++) {
+        const step = `[${round * TURNS + turn + 1}/${options.rounds * TURNS}]`;
+        for (const [r, row] of rows.entries()) {
+          // The first is another one each time.
+          for (const i of switches.keys()) {
+            const peer = order[(turn + r + i) % switches.length]!;
+            const value = await pair.turn(peer, row.offloads, (a) => row.measure(a, options));
+            values.get(row)![peer]!.push(value);
+            options.progress(`${step} ${row.name} ${switches[peer]!.name}: ${figure(value)} ${row.unit}`);
+          }
         }
       }
     }
@@ -284,14 +288,18 @@ async function run(options: BenchOptions) {
     if (switches.length > 1) {
       // Above 1: Ringway is faster.
       const ratios = of[0]!.map((mine, i) => (row.less ? of[1]![i]! / mine : mine / of[1]![i]!));
-      line.push(figure(median(ratios)), ratios.map((ratio) => ratio.toFixed(2)).join(' '));
+      const rounds = Array.from({ length: options.rounds }, (_, i) => ratios.slice(i * TURNS, (i + 1) * TURNS));
+      line.push(figure(median(ratios)), rounds.map((round) => median(round).toFixed(2)).join(' '));
       results.push({ row: row.name, subject: 'Ringway', metric: 'ratio', value: median(ratios), unit: '' });
     }
     table.push(line);
   }
   return {
     results,
-    table: [...formatTable(table), 'ratio: above 1 Ringway is faster; median of the rounds, which follow'],
+    table: [
+      ...formatTable(table),
+      `ratio: above 1 Ringway is faster; median of all turns; then of each round's ${TURNS}`,
+    ],
   };
 }
 

@@ -1,11 +1,13 @@
 import test from 'ava';
 import { output } from '#contract/actions.ts';
 import { PORT_ROW, portCounter } from '#contract/catalogue.ts';
-import { FLOW_PACKETS, FLOW_ROW } from '#contract/lane.ts';
+import { FLOW_PACKETS, FLOW_ROW, H_WORKER_ASLEEP } from '#contract/lane.ts';
 import { LaneClient } from '#contract/lane-client.ts';
-import { dup, eventfd } from '#contract/os.ts';
+import { close, dup, eventfd, eventfdDrain } from '#contract/os.ts';
 import type { DumpResult, UsageResult } from '#pmd/verbs.ts';
 import { PmdWorker, type WorkerEvents } from '#pmd/workers.ts';
+import type { Attachment } from '#ports/port.ts';
+import { Driver } from '../ports/vhost-user/driver.ts';
 import { megaflow, PATIENCE_MS } from '../support/datapath.ts';
 import { until } from '../support/process.ts';
 
@@ -82,6 +84,29 @@ test('a new worker takes over flows and counts of one that stopped', async (t) =
   } finally {
     await old.close();
     await fresh.close();
+  }
+});
+
+test('a worker that stops tells a guest that its last frames are done', async (t) => {
+  const worker = new PmdWorker(0, 1, -1, OPTIONS, SILENT);
+  const driver = new Driver(1);
+  const [kickFd, callFd] = [eventfd(), eventfd()];
+  try {
+    const rings = driver.attachment.rings.map((ring) => ({ ...ring, kickFd, callFd: ring.index === 1 ? callFd : -1 }));
+    const attachment: Attachment = Object.assign({}, driver.attachment, { rings });
+    await worker.ask({ verb: 'attach', portNo: 1, attachment, known: true });
+    await worker.ask({ verb: 'poll', queues: [[1, 0]] });
+    await until('the worker to sleep', () => worker.lane.header[H_WORKER_ASLEEP] === 1, PATIENCE_MS);
+    // Without a kick: it is the wish to stop that wakes the worker, which takes the frame in that turn.
+    driver.send(Buffer.alloc(60));
+    await worker.stop();
+    t.is(worker.lane.ports[PORT_ROW + portCounter('rx_packets')], 1);
+    t.is(eventfdDrain(callFd), 1);
+  } finally {
+    await worker.close();
+    driver.close();
+    close(kickFd);
+    close(callFd);
   }
 });
 
