@@ -9,11 +9,24 @@
  * Places in the ring are taken at `push` and shown at `publish`. A shared queue is locked from before `push` until after
  * `publish`; the record is under the pool's lock during `push` (records.ts).
  */
-import { DROP_BASE, dropReason, type PortCounter, portCounter } from '#contract/catalogue.ts';
+import { type PortCounter, portCounter } from '#contract/catalogue.ts';
 import { MAX_ROWS, type PacketBatch, SLOTS, WINDOW } from '#datapath/packet/batch.ts';
 import type { PortCounters, TxQueue } from '#ports/port.ts';
 import type { FinishedFrames } from '../frame/finished.ts';
 import { fitsMtu } from '../frame/mtu.ts';
+import { lockQueue, unlockQueue } from '../queue-lock.ts';
+import {
+  CALLS,
+  CHECKSUMS,
+  COPIED,
+  MTU,
+  PORT_DOWN,
+  RING_FULL,
+  SEGMENTED,
+  TX_BURSTS,
+  TX_BYTES,
+  TX_PACKETS,
+} from '../tx-counters.ts';
 import * as layout from './layout.ts';
 import * as record from './records.ts';
 import { ReturnRing } from './returns.ts';
@@ -38,23 +51,11 @@ const fits = fitsMtu;
 /** Packets of one push, at most. */
 const MAX_PUSH = SLOTS;
 const ETHERNET = 14;
-/** Spins for the lock of a shared queue: some microseconds, more than a burst of another worker takes. */
-const LOCK_SPINS = 20_000;
 /** Tries for the pool's lock: its holders are threads of the switch and keep it for microseconds. */
 const PUSH_TRIES = Number.MAX_SAFE_INTEGER;
 
 const counter = (name: PortCounter): number => portCounter(name);
-const TX_PACKETS = counter('tx_packets');
-const TX_BYTES = counter('tx_bytes');
-const TX_BURSTS = counter('tx_bursts');
-const COPIED = counter('copied_bytes');
 const ZERO_COPY = counter('zero_copy_packets');
-const CALLS = counter('calls');
-const CHECKSUMS = counter('checksums');
-const SEGMENTED = counter('segmented');
-const RING_FULL = DROP_BASE + dropReason('tx_ring_full');
-const MTU = DROP_BASE + dropReason('tx_mtu');
-const PORT_DOWN = DROP_BASE + dropReason('tx_port_down');
 
 export class IvshmemTxQueue implements TxQueue {
   readonly portNo: number;
@@ -100,15 +101,11 @@ export class IvshmemTxQueue implements TxQueue {
   }
 
   lock(): boolean {
-    const row = this.#row;
-    for (let spin = 0; spin < LOCK_SPINS; spin++) {
-      if (row[LOCK] === 0 && Atomics.compareExchange(row, LOCK, 0, 1) === 0) return true;
-    }
-    return false;
+    return lockQueue(this.#row, LOCK);
   }
 
   unlock(): void {
-    Atomics.store(this.#row, LOCK, 0);
+    unlockQueue(this.#row, LOCK);
   }
 
   push(batch: PacketBatch, list: Int32Array, n: number): number {

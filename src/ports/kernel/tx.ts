@@ -8,13 +8,14 @@
  * and GSO frames as they are, but for those in tunnels, which its header cannot tell of, and those of datagrams before Linux
  * 6.2: they are cut here. It takes frames of several workers at a time.
  */
-import { DROP_BASE, dropReason, portCounter } from '#contract/catalogue.ts';
+import { DROP_BASE, dropReason } from '#contract/catalogue.ts';
 import { address, mapAnonymous, release, sendFrames } from '#contract/os.ts';
 import { GSO_TUNNEL, GSO_UDP_L4, MAX_PACKET_SEGMENTS, type PacketBatch, VNET_BYTES } from '#datapath/packet/batch.ts';
 import type { PortCounters, TxQueue } from '#ports/port.ts';
 import { fitsMtu } from '../frame/mtu.ts';
 import { putHeader } from '../frame/net-header.ts';
 import { SoftwareOffload } from '../frame/offload.ts';
+import { MTU, PORT_DOWN, SEGMENTED, TX_BURSTS, TX_BYTES, TX_PACKETS } from '../tx-counters.ts';
 import { VNET_HEADER } from './rx-slot.ts';
 import { takesDatagrams } from './version.ts';
 
@@ -40,13 +41,7 @@ const EBADFD = 77;
 const ENETDOWN = 100;
 const ENOBUFS = 105;
 
-const TX_PACKETS = portCounter('tx_packets');
-const TX_BYTES = portCounter('tx_bytes');
-const TX_BURSTS = portCounter('tx_bursts');
-const SEGMENTED = portCounter('segmented');
-const MTU = DROP_BASE + dropReason('tx_mtu');
 const OFFLOAD = DROP_BASE + dropReason('tx_offload');
-const PORT_DOWN = DROP_BASE + dropReason('tx_port_down');
 const FULL = DROP_BASE + dropReason('tx_kernel_full');
 const REFUSED = DROP_BASE + dropReason('tx_kernel_refused');
 

@@ -8,11 +8,21 @@
  *
  * A shared queue is locked from before `push` until after `publish`; its place in the ring lies in shared memory.
  */
-import { DROP_BASE, dropReason, type PortCounter, portCounter } from '#contract/catalogue.ts';
 import { eventfdSignal } from '#contract/os.ts';
 import { MAX_PACKET_SEGMENTS, MAX_ROWS, type PacketBatch, SLOTS } from '#datapath/packet/batch.ts';
 import type { PortCounters, TxQueue } from '#ports/port.ts';
 import { FinishedFrames, type FrameSink } from '../frame/finished.ts';
+import { lockQueue, unlockQueue } from '../queue-lock.ts';
+import {
+  BAD_DESCRIPTOR,
+  CALLS,
+  CHECKSUMS,
+  countSent,
+  PORT_DOWN,
+  RING_FULL,
+  SEGMENTED,
+  TOO_BIG,
+} from '../tx-counters.ts';
 import {
   BROKEN_BUFFER,
   BROKEN_INDEX,
@@ -37,24 +47,9 @@ const signal = eventfdSignal;
 /** Packets of one push, at most. */
 const MAX_PUSH = SLOTS;
 const ETHERNET = 14;
-/** Spins for the lock of a shared queue: some microseconds, more than a burst of another worker takes. */
-const LOCK_SPINS = 20_000;
 /** Buffers of one frame, at most; rows that it may need. */
 const MAX_BUFFERS = 2048;
 const ROOM = MAX_ROWS - MAX_BUFFERS - MAX_PACKET_SEGMENTS - 4;
-
-const counter = (name: PortCounter): number => portCounter(name);
-const TX_PACKETS = counter('tx_packets');
-const TX_BYTES = counter('tx_bytes');
-const TX_BURSTS = counter('tx_bursts');
-const COPIED = counter('copied_bytes');
-const CALLS = counter('calls');
-const CHECKSUMS = counter('checksums');
-const SEGMENTED = counter('segmented');
-const RING_FULL = DROP_BASE + dropReason('tx_ring_full');
-const BAD_DESCRIPTOR = DROP_BASE + dropReason('tx_bad_descriptor');
-const TOO_BIG = DROP_BASE + dropReason('tx_too_big_for_buffer');
-const PORT_DOWN = DROP_BASE + dropReason('tx_port_down');
 
 export class MemifTxQueue implements TxQueue, FrameSink {
   readonly portNo: number;
@@ -103,15 +98,11 @@ export class MemifTxQueue implements TxQueue, FrameSink {
   }
 
   lock(): boolean {
-    const state = this.#ring.state;
-    for (let spin = 0; spin < LOCK_SPINS; spin++) {
-      if (state[LOCK] === 0 && Atomics.compareExchange(state, LOCK, 0, 1) === 0) return true;
-    }
-    return false;
+    return lockQueue(this.#ring.state, LOCK);
   }
 
   unlock(): void {
-    Atomics.store(this.#ring.state, LOCK, 0);
+    unlockQueue(this.#ring.state, LOCK);
   }
 
   push(batch: PacketBatch, list: Int32Array, n: number): number {
@@ -162,12 +153,7 @@ export class MemifTxQueue implements TxQueue, FrameSink {
         break;
       }
     }
-    if (sent > 0) {
-      slots[base + TX_PACKETS]! += sent + extra;
-      slots[base + TX_BYTES]! += this.#bytes;
-      slots[base + COPIED]! += this.#bytes;
-      slots[base + TX_BURSTS]! += 1;
-    }
+    if (sent > 0) countSent(this.#counters, sent + extra, this.#bytes);
     return sent;
   }
 

@@ -5,7 +5,7 @@
  * The messages that lead there come in any order; after each that may matter, `#apply` compares what workers have with what
  * they should have and replaces their attachment. Nothing that workers may be using is changed or closed before that.
  */
-import { checkEvent, close, eventfdSignal } from '#contract/os.ts';
+import { eventfdSignal } from '#contract/os.ts';
 import { KIND, type VhostUserAttachment } from './attachment.ts';
 import type { Reply } from './connection.ts';
 import { type Answer, type DeviceHost, RefusedError } from './device-host.ts';
@@ -23,13 +23,14 @@ import {
 } from './features.ts';
 import { Iommu } from './iommu.ts';
 import { MemoryMessages } from './memory-messages.ts';
+import { checkPayload } from './payload-check.ts';
 import { postcopyAvailable } from './postcopy.ts';
 import { repairs } from './redo.ts';
-import { type PartFinder, placeRing, Ring, startPlace, wrongSize } from './ring.ts';
+import { type PartFinder, placeRing, type Ring, startPlace } from './ring.ts';
+import { RingMessages } from './ring-messages.ts';
 import { RingWindows } from './ring-windows.ts';
 import { Services } from './services.ts';
 import { BROKEN_REASONS, type RingPlace, STATE_BROKEN, STATE_CURSOR, STATE_LOCK, STATE_WORDS } from './vring.ts';
-import { ENTRY_MASK } from './vring-packed.ts';
 import * as wire from './wire.ts';
 
 export { type DeviceHost, RefusedError };
@@ -42,7 +43,7 @@ export class VhostUserDevice {
   readonly #host: DeviceHost;
   readonly #state: SharedArrayBuffer;
   readonly #words: Int32Array;
-  readonly #rings = new Map<number, Ring>();
+  readonly #rings: RingMessages;
   readonly #offered: bigint;
   #features = 0n;
   #protocol = 0n;
@@ -68,7 +69,13 @@ export class VhostUserDevice {
     this.#memory = new MemoryMessages(host.portNo, {
       detach: () => this.#detach(),
       apply: () => this.#apply(),
-      forget: async () => this.#iommu?.clear([...this.#rings.values()]),
+      forget: async () => this.#iommu?.clear(this.#rings.all),
+    });
+    this.#rings = new RingMessages(host.settings.queuePairs * 2, this.#words, {
+      packed: () => isPacked(this.#features),
+      enabledByKick: () => !wire.hasBit(this.#features, wire.VIRTIO_FEATURES.PROTOCOL_FEATURES),
+      misplaced: (ring) => this.#misplaced(ring),
+      apply: () => this.#apply(),
     });
     this.#services = new Services(host.portNo, host.rundir, host.settings.queuePairs, host.mtu, this.#words);
   }
@@ -91,7 +98,7 @@ export class VhostUserDevice {
     const facts: Record<string, string> = {
       features: `0x${this.#features.toString(16).padStart(16, '0')}`,
       protocol_features: `0x${this.#protocol.toString(16)}`,
-      num_of_vrings: String(this.#rings.size),
+      num_of_vrings: String(this.#rings.all.length),
       header_bytes: String(headerBytes(this.#features)),
       offloads: offloadNames(this.#features),
     };
@@ -133,7 +140,7 @@ export class VhostUserDevice {
     if (known && this.#memory.isConfirmation(message)) return this.#memory.confirmed(message.payload);
     if (!known) return needsReply() ? acknowledge(1n) : undefined;
     try {
-      const wrong = wire.checkPayload(row, message.payload, fds.length);
+      const wrong = checkPayload(row, message.payload, fds.length);
       if (wrong !== undefined) throw new RefusedError(wrong);
       const answer = await HANDLERS.get(message.code)!(this, message.payload, fds);
       if (answer) return answer instanceof Uint8Array ? reply(answer) : reply(answer.payload, answer.fd);
@@ -157,11 +164,10 @@ export class VhostUserDevice {
 
   /** The connection is gone: workers let go first, then everything is closed. */
   async close(): Promise<void> {
-    for (const ring of this.#rings.values()) ring.started = false;
+    for (const ring of this.#rings.all) ring.started = false;
     try {
       await this.#apply();
     } finally {
-      for (const ring of this.#rings.values()) for (const fd of [ring.kickFd, ring.callFd, ring.errFd]) closeFd(fd);
       this.#rings.clear();
       this.#iommu?.close();
       this.#services.close();
@@ -193,17 +199,17 @@ export class VhostUserDevice {
     [wire.POSTCOPY_END, (d) => d.#memory.end()],
     [wire.GET_INFLIGHT_FD, async (d, payload) => d.#services.getInflight(payload)],
     [wire.SET_INFLIGHT_FD, (d, payload, fds) => d.#change(d.#services.setInflight(payload, fds))],
-    [wire.SET_VRING_NUM, (d, payload) => d.#setSize(wire.VRING_STATE.decode(payload))],
-    [wire.SET_VRING_ADDR, (d, payload) => d.#setAddresses(wire.VRING_ADDRESS.decode(payload))],
-    [wire.SET_VRING_BASE, (d, payload) => d.#setBase(wire.VRING_STATE.decode(payload))],
-    [wire.GET_VRING_BASE, (d, payload) => d.#getBase(wire.VRING_STATE.decode(payload))],
-    [wire.SET_VRING_KICK, (d, payload, fds) => d.#setFd('kickFd', wire.decodeU64(payload), fds)],
-    [wire.SET_VRING_CALL, (d, payload, fds) => d.#setFd('callFd', wire.decodeU64(payload), fds)],
-    [wire.SET_VRING_ERR, (d, payload, fds) => d.#setFd('errFd', wire.decodeU64(payload), fds)],
+    [wire.SET_VRING_NUM, (d, payload) => d.#rings.setSize(wire.VRING_STATE.decode(payload))],
+    [wire.SET_VRING_ADDR, (d, payload) => d.#rings.setAddresses(wire.VRING_ADDRESS.decode(payload))],
+    [wire.SET_VRING_BASE, (d, payload) => d.#rings.setBase(wire.VRING_STATE.decode(payload))],
+    [wire.GET_VRING_BASE, (d, payload) => d.#rings.getBase(wire.VRING_STATE.decode(payload))],
+    [wire.SET_VRING_KICK, (d, payload, fds) => d.#rings.setFd('kickFd', wire.decodeU64(payload), fds)],
+    [wire.SET_VRING_CALL, (d, payload, fds) => d.#rings.setFd('callFd', wire.decodeU64(payload), fds)],
+    [wire.SET_VRING_ERR, (d, payload, fds) => d.#rings.setFd('errFd', wire.decodeU64(payload), fds)],
     [wire.GET_PROTOCOL_FEATURES, async (d) => wire.encodeU64(d.#offeredProtocol)],
     [wire.SET_PROTOCOL_FEATURES, (d, payload) => d.#setProtocol(wire.decodeU64(payload))],
     [wire.GET_QUEUE_NUM, async (d) => wire.encodeU64(BigInt(d.#host.settings.queuePairs))],
-    [wire.SET_VRING_ENABLE, (d, payload) => d.#setEnable(wire.VRING_STATE.decode(payload))],
+    [wire.SET_VRING_ENABLE, (d, payload) => d.#rings.setEnable(wire.VRING_STATE.decode(payload))],
     [wire.NET_SET_MTU, (d, payload) => d.#setMtu(wire.decodeU64(payload))],
     [wire.SET_STATUS, (d, payload) => d.#setStatus(wire.decodeU64(payload))],
     [wire.GET_STATUS, async (d) => wire.encodeU64(d.#status)],
@@ -215,7 +221,7 @@ export class VhostUserDevice {
     if (isPacked(features) !== isPacked(this.#features)) {
       // A place in the one kind of ring means nothing in the other.
       await this.#detach();
-      for (const ring of this.#rings.values()) ring.synced = false;
+      for (const ring of this.#rings.all) ring.synced = false;
     }
     await this.#useIommu(features);
     this.#features = features;
@@ -235,7 +241,7 @@ export class VhostUserDevice {
   async #iotlb(payload: Uint8Array): Promise<Uint8Array> {
     const iommu = this.#iommu;
     if (!iommu) throw new RefusedError('IOTLB_MSG without VIRTIO_F_ACCESS_PLATFORM');
-    const done = await iommu.obey(wire.decodeIotlb(payload), this.#memory.table.regions, [...this.#rings.values()]);
+    const done = await iommu.obey(wire.decodeIotlb(payload), this.#memory.table.regions, this.#rings.all);
     if (iommu.waiting) await this.#apply();
     return wire.encodeU64(done ? 0n : 1n);
   }
@@ -262,7 +268,7 @@ export class VhostUserDevice {
 
   async #reset(): Promise<undefined> {
     await this.#stopRings();
-    for (const ring of this.#rings.values()) ring.enabled = false;
+    for (const ring of this.#rings.all) ring.enabled = false;
     await this.#useIommu(0n);
     this.#features = 0n;
     this.#status = 0n;
@@ -270,7 +276,7 @@ export class VhostUserDevice {
   }
 
   async #stopRings(): Promise<void> {
-    for (const ring of this.#rings.values()) ring.started = false;
+    for (const ring of this.#rings.all) ring.started = false;
     await this.#apply();
   }
 
@@ -295,100 +301,10 @@ export class VhostUserDevice {
     await this.#apply();
   }
 
-  #ring(index: number): Ring {
-    if (index >= this.#host.settings.queuePairs * 2) {
-      throw new RefusedError(`ring ${index} does not exist; ${this.#host.settings.queuePairs * 2} rings are offered`);
-    }
-    let ring = this.#rings.get(index);
-    if (!ring) {
-      ring = new Ring(index);
-      this.#rings.set(index, ring);
-    }
-    return ring;
-  }
-
-  async #setSize({ index, num }: wire.VringState): Promise<undefined> {
-    const ring = this.#ring(index);
-    const wrong = wrongSize(num, isPacked(this.#features));
-    if (wrong) throw new RefusedError(`ring ${index} of ${num} entries; ${wrong}`);
-    await this.#without(ring, async () => {
-      ring.size = num;
-      ring.synced = false;
-    });
-  }
-
-  async #setAddresses(addresses: wire.VringAddress): Promise<undefined> {
-    const ring = this.#ring(addresses.index);
-    ring.addresses = addresses;
-    if (this.hasMemory && ring.size > 0 && !this.#iommu) {
-      const place = placeRing(ring, this.#memory.table, isPacked(this.#features));
-      if (typeof place === 'string') throw new RefusedError(place);
-    }
-    await this.#apply();
-  }
-
-  async #setBase({ index, num }: wire.VringState): Promise<undefined> {
-    const ring = this.#ring(index);
-    const packed = isPacked(this.#features);
-    if (num > 0xffff && !packed) throw new RefusedError(`ring ${index} at entry ${num}; an index has 16 bits`);
-    if (packed && ring.size > 0 && (num & ENTRY_MASK) >= ring.size) {
-      throw new RefusedError(`ring ${index} at entry ${num & ENTRY_MASK}; it has ${ring.size}`);
-    }
-    await this.#without(ring, async () => {
-      ring.base = num & 0xffff;
-      this.#words[index * STATE_WORDS + STATE_CURSOR] = ring.base;
-      ring.synced = false;
-    });
-  }
-
-  async #getBase({ index }: wire.VringState): Promise<Uint8Array> {
-    const ring = this.#ring(index);
-    ring.started = false;
-    await this.#apply();
-    closeFd(ring.kickFd);
-    ring.kickFd = -1;
-    const place = this.#words[index * STATE_WORDS + STATE_CURSOR]! & 0xffff;
-    return wire.VRING_STATE.encode({ index, num: isPacked(this.#features) ? wire.packedBase(place) : place });
-  }
-
-  async #setFd(which: 'kickFd' | 'callFd' | 'errFd', value: bigint, fds: number[]): Promise<undefined> {
-    const ring = this.#ring(Number(value & wire.VRING_INDEX_MASK));
-    const none = (value & wire.VRING_NO_FD) !== 0n;
-    if (!none && fds.length !== 1) throw new RefusedError(`ring ${ring.index}: a descriptor is missing`);
-    // What is polled and written to must be nothing that another program answers for.
-    if (!none) checkEvent(fds[0]!);
-    const old = ring[which];
-    ring[which] = none ? -1 : fds[0]!;
-    if (!none) fds[0] = -1;
-    if (which === 'kickFd' && !ring.started) {
-      ring.started = true;
-      ring.synced = false;
-      // Without the protocol features a ring is enabled by its kick (vhost-user.rst, "Ring states").
-      if (!wire.hasBit(this.#features, wire.VIRTIO_FEATURES.PROTOCOL_FEATURES)) ring.enabled = true;
-    }
-    try {
-      await this.#apply();
-    } finally {
-      closeFd(old);
-    }
-    // What was signalled to the old descriptor may not have been seen.
-    if (which === 'callFd' && ring.callFd >= 0 && ring.started) eventfdSignal(ring.callFd);
-  }
-
-  async #setEnable({ index, num }: wire.VringState): Promise<undefined> {
-    if (num > 1) throw new RefusedError(`SET_VRING_ENABLE of ring ${index} to ${num}; 0 or 1 is possible`);
-    this.#ring(index).enabled = num === 1;
-    await this.#apply();
-  }
-
-  /** Runs `change` while no worker has the ring. */
-  async #without(ring: Ring, change: () => Promise<void>): Promise<void> {
-    const { started } = ring;
-    ring.started = false;
-    await this.#apply();
-    await change();
-    ring.started = started;
-    await this.#apply();
+  #misplaced(ring: Ring): string | undefined {
+    if (!this.hasMemory || this.#iommu) return undefined;
+    const place = placeRing(ring, this.#memory.table, isPacked(this.#features));
+    return typeof place === 'string' ? place : undefined;
   }
 
   #finder(): PartFinder | undefined {
@@ -421,7 +337,7 @@ export class VhostUserDevice {
     this.ringError = '';
     if (!this.#memory.ready) return undefined;
     const rings: RingPlace[] = [];
-    for (const ring of this.#rings.values()) {
+    for (const ring of this.#rings.all) {
       if (!ring.started || !ring.enabled || ring.size === 0) continue;
       const iommu = this.#iommu;
       const now = placeRing(ring, this.#memory.table, isPacked(this.#features), this.#finder());
@@ -459,7 +375,7 @@ export class VhostUserDevice {
   }
 
   async #apply(): Promise<void> {
-    await this.#memory.bring(this.#rings.values(), isPacked(this.#features), this.#finder());
+    await this.#memory.bring(this.#rings.all, isPacked(this.#features), this.#finder());
     const keyOf = (a: VhostUserAttachment | undefined): string => (a ? JSON.stringify(a) : '');
     let next = this.#wanted(true);
     // Queues write to their rings when they are made: not to one without a translation.
@@ -482,7 +398,3 @@ export class VhostUserDevice {
 }
 
 const HANDLERS: ReadonlyMap<number, Handler> = new Map(VhostUserDevice.handlers);
-
-const closeFd = (fd: number): void => {
-  if (fd >= 0) close(fd);
-};

@@ -3,11 +3,12 @@
  * Transmit half of a queue pair over a packed ring: as tx.ts, but an entry is looked at when its turn comes, and used
  * descriptors are written by `publish` (used-packed.ts).
  */
-import { DROP_BASE, dropReason, portCounter } from '#contract/catalogue.ts';
 import { eventfdSignal } from '#contract/os.ts';
 import { type PacketBatch, SLOTS } from '#datapath/packet/batch.ts';
 import type { PortCounters, TxQueue } from '#ports/port.ts';
 import { fitsMtu } from '../frame/mtu.ts';
+import { lockQueue, lockQueueSurely, unlockQueue } from '../queue-lock.ts';
+import { BAD_DESCRIPTOR, CALLS, countSent, IOTLB_MISS, MTU, PORT_DOWN, RING_FULL, TOO_BIG } from '../tx-counters.ts';
 import { WALK_LOOP, WALK_OK, WALK_WAIT } from './chain.ts';
 import type { PackedChainWalker } from './chain-packed.ts';
 import { TABLE_DELTA, TABLE_END, TABLE_START, TABLE_STRIDE } from './guest-memory.ts';
@@ -33,24 +34,8 @@ const PLAIN = BOTH | DESC_NEXT | DESC_WRITE | DESC_INDIRECT;
 const WRAP = WRAP_BIT;
 const MAX_PUSH = SLOTS;
 const ETHERNET = 14;
-/** Spins for the lock of a shared queue: some microseconds, more than a burst of another worker takes. */
-const LOCK_SPINS = 20_000;
-/** Milliseconds of waiting after that, where frames must not be lost. */
-const LOCK_WAITS = 100;
 const signal = eventfdSignal;
 const fits = fitsMtu;
-
-const TX_PACKETS = portCounter('tx_packets');
-const TX_BYTES = portCounter('tx_bytes');
-const TX_BURSTS = portCounter('tx_bursts');
-const COPIED = portCounter('copied_bytes');
-const CALLS = portCounter('calls');
-const RING_FULL = DROP_BASE + dropReason('tx_ring_full');
-const BAD_DESCRIPTOR = DROP_BASE + dropReason('tx_bad_descriptor');
-const MTU = DROP_BASE + dropReason('tx_mtu');
-const TOO_BIG = DROP_BASE + dropReason('tx_too_big_for_buffer');
-const IOTLB_MISS = DROP_BASE + dropReason('tx_iotlb_miss');
-const PORT_DOWN = DROP_BASE + dropReason('tx_port_down');
 
 export class PackedTxQueue implements TxQueue, BufferRing {
   readonly portNo: number;
@@ -113,20 +98,12 @@ export class PackedTxQueue implements TxQueue, BufferRing {
   }
 
   lock(): boolean {
-    const state = this.#vring.state;
-    for (let spin = 0; spin < LOCK_SPINS; spin++) {
-      if (state[LOCK] === 0 && Atomics.compareExchange(state, LOCK, 0, 1) === 0) return true;
-    }
-    // The holder's thread lost its CPU. Frames in flight are worth waiting for.
-    for (let wait = 0; this.journaled && wait < LOCK_WAITS; wait++) {
-      Atomics.wait(state, LOCK, 1, 1);
-      if (Atomics.compareExchange(state, LOCK, 0, 1) === 0) return true;
-    }
-    return false;
+    const { state } = this.#vring;
+    return this.journaled ? lockQueueSurely(state, LOCK) : lockQueue(state, LOCK);
   }
 
   unlock(): void {
-    Atomics.store(this.#vring.state, LOCK, 0);
+    unlockQueue(this.#vring.state, LOCK);
   }
 
   push(batch: PacketBatch, list: Int32Array, n: number): number {
@@ -187,12 +164,7 @@ export class PackedTxQueue implements TxQueue, BufferRing {
         break;
       }
     }
-    if (sent > 0) {
-      slots[base + TX_PACKETS]! += sent + extra;
-      slots[base + TX_BYTES]! += this.#sentBytes;
-      slots[base + COPIED]! += this.#sentBytes;
-      slots[base + TX_BURSTS]! += 1;
-    }
+    if (sent > 0) countSent(this.#counters, sent + extra, this.#sentBytes);
     return sent;
   }
 

@@ -9,11 +9,12 @@
  *
  * A shared queue is locked from before `push` until after `publish`; its place in the ring lies in shared memory.
  */
-import { DROP_BASE, dropReason, type PortCounter, portCounter } from '#contract/catalogue.ts';
 import { eventfdSignal } from '#contract/os.ts';
 import { type PacketBatch, SLOTS } from '#datapath/packet/batch.ts';
 import type { PortCounters, TxQueue } from '#ports/port.ts';
 import { fitsMtu } from '../frame/mtu.ts';
+import { lockQueue, lockQueueSurely, unlockQueue } from '../queue-lock.ts';
+import { BAD_DESCRIPTOR, CALLS, countSent, IOTLB_MISS, MTU, PORT_DOWN, RING_FULL, TOO_BIG } from '../tx-counters.ts';
 import type { ChainWalker } from './chain.ts';
 import {
   DELIVER_BROKEN_HEAD,
@@ -55,23 +56,6 @@ const fits = fitsMtu;
 /** Packets of one push, at most: each may need a header of its own. */
 const MAX_PUSH = SLOTS;
 const ETHERNET = 14;
-/** Spins for the lock of a shared queue: some microseconds, more than a burst of another worker takes. */
-const LOCK_SPINS = 20_000;
-/** Milliseconds of waiting after that, where frames must not be lost. */
-const LOCK_WAITS = 100;
-
-const counter = (name: PortCounter): number => portCounter(name);
-const TX_PACKETS = counter('tx_packets');
-const TX_BYTES = counter('tx_bytes');
-const TX_BURSTS = counter('tx_bursts');
-const COPIED = counter('copied_bytes');
-const CALLS = counter('calls');
-const RING_FULL = DROP_BASE + dropReason('tx_ring_full');
-const BAD_DESCRIPTOR = DROP_BASE + dropReason('tx_bad_descriptor');
-const MTU = DROP_BASE + dropReason('tx_mtu');
-const TOO_BIG = DROP_BASE + dropReason('tx_too_big_for_buffer');
-const IOTLB_MISS = DROP_BASE + dropReason('tx_iotlb_miss');
-const PORT_DOWN = DROP_BASE + dropReason('tx_port_down');
 
 export class VhostTxQueue implements TxQueue, BufferRing {
   readonly portNo: number;
@@ -131,20 +115,12 @@ export class VhostTxQueue implements TxQueue, BufferRing {
   }
 
   lock(): boolean {
-    const state = this.#vring.state;
-    for (let spin = 0; spin < LOCK_SPINS; spin++) {
-      if (state[LOCK] === 0 && Atomics.compareExchange(state, LOCK, 0, 1) === 0) return true;
-    }
-    // The holder's thread lost its CPU. Frames in flight are worth waiting for.
-    for (let wait = 0; this.journaled && wait < LOCK_WAITS; wait++) {
-      Atomics.wait(state, LOCK, 1, 1);
-      if (Atomics.compareExchange(state, LOCK, 0, 1) === 0) return true;
-    }
-    return false;
+    const { state } = this.#vring;
+    return this.journaled ? lockQueueSurely(state, LOCK) : lockQueue(state, LOCK);
   }
 
   unlock(): void {
-    Atomics.store(this.#vring.state, LOCK, 0);
+    unlockQueue(this.#vring.state, LOCK);
   }
 
   push(batch: PacketBatch, list: Int32Array, n: number): number {
@@ -205,12 +181,7 @@ export class VhostTxQueue implements TxQueue, BufferRing {
         break;
       }
     }
-    if (sent > 0) {
-      slots[base + TX_PACKETS]! += sent + extra;
-      slots[base + TX_BYTES]! += this.#sentBytes;
-      slots[base + COPIED]! += this.#sentBytes;
-      slots[base + TX_BURSTS]! += 1;
-    }
+    if (sent > 0) countSent(this.#counters, sent + extra, this.#sentBytes);
     return sent;
   }
 

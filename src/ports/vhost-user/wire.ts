@@ -127,7 +127,7 @@ export function encodeMemoryTable(regions: readonly MemoryRegion[]): Uint8Array 
   return out;
 }
 
-/** @throws RangeError for a payload that `checkPayload` would not take. */
+/** @throws RangeError for a payload that `checkPayload` (payload-check.ts) would not take. */
 export function decodeMemoryTable(payload: Uint8Array): MemoryRegion[] {
   const { count } = MEMORY_HEADER.decode(payload);
   if (count > MAX_REGIONS) throw new RangeError(`memory table of ${count} regions, at most ${MAX_REGIONS} are taken`);
@@ -154,7 +154,7 @@ export const INFLIGHT = layout('inflight description', 20, {
   queues: 'u16',
   queueSize: 'u16',
 });
-const INFLIGHT_PADDED = 24;
+export const INFLIGHT_PADDED = 24;
 export type Inflight = ReturnType<(typeof INFLIGHT)['decode']>;
 
 /** Bytes of device configuration that one message may carry. */
@@ -175,7 +175,7 @@ export function encodeConfig({ offset, flags, bytes }: ConfigPart): Uint8Array {
   return out;
 }
 
-/** @throws RangeError for a payload that `checkPayload` would not take. */
+/** @throws RangeError for a payload that `checkPayload` (payload-check.ts) would not take. */
 export function decodeConfig(payload: Uint8Array): ConfigPart {
   const { offset, size, flags } = CONFIG_HEADER.decode(payload);
   if (payload.length < CONFIG_HEADER.bytes + size) throw new RangeError(`configuration of ${size} bytes is cut short`);
@@ -191,7 +191,7 @@ const IOTLB = layout('IOTLB message', 26, {
   type: 'u8',
 });
 export type IotlbMessage = ReturnType<(typeof IOTLB)['decode']>;
-const IOTLB_BYTES = 32;
+export const IOTLB_BYTES = 32;
 export const encodeIotlb = (message: IotlbMessage): Uint8Array => IOTLB.encode(message, new Uint8Array(IOTLB_BYTES));
 export const decodeIotlb = (payload: Uint8Array): IotlbMessage => IOTLB.decode(payload);
 /** Bits of a permission. */
@@ -213,15 +213,6 @@ export type PayloadKind =
   | 'inflight'
   | 'iotlb'
   | 'config';
-
-const PAYLOAD_BYTES: Readonly<Partial<Record<PayloadKind, number>>> = {
-  none: 0,
-  u64: U64.bytes,
-  vringState: VRING_STATE.bytes,
-  vringAddress: VRING_ADDRESS.bytes,
-  region: 8 + MEMORY_REGION.bytes,
-  iotlb: IOTLB_BYTES,
-};
 
 export interface MessageRow {
   readonly name: string;
@@ -319,43 +310,6 @@ export const MESSAGES: ReadonlyMap<number, MessageRow> = new Map<number, Message
   [SET_STATUS, { name: 'SET_STATUS', payload: 'u64', fds: 0, needs: 'STATUS' }],
   [GET_STATUS, { name: 'GET_STATUS', payload: 'none', fds: 0, reply: 'u64', needs: 'STATUS' }],
 ]);
-
-/** What is wrong with the size of a payload, or with its descriptors; undefined when nothing is. */
-export function checkPayload(row: MessageRow, payload: Uint8Array, fds: number): string | undefined {
-  if (fds > row.fds) return `${row.name} came with ${fds} descriptors, at most ${row.fds} belong to it`;
-  const bytes = PAYLOAD_BYTES[row.payload];
-  if (bytes !== undefined && payload.length !== bytes) {
-    return `${row.name} has a payload of ${payload.length} bytes, not ${bytes}`;
-  }
-  if (row.payload === 'log') return checkLog(row, payload);
-  if (row.payload === 'inflight' && payload.length !== INFLIGHT.bytes && payload.length !== INFLIGHT_PADDED) {
-    return `${row.name} has a payload of ${payload.length} bytes, not ${INFLIGHT.bytes} or ${INFLIGHT_PADDED}`;
-  }
-  if (row.payload === 'config') return checkConfig(row, payload);
-  if (row.payload !== 'memory') return undefined;
-  if (payload.length < MEMORY_HEADER.bytes) return `${row.name} has a payload of ${payload.length} bytes`;
-  const { count } = MEMORY_HEADER.decode(payload);
-  if (count === 0 || count > MAX_REGIONS) return `${row.name} has ${count} regions; 1 to ${MAX_REGIONS} are taken`;
-  // Front ends may send the whole fixed-size union: rows past `count` are ignored.
-  if (payload.length < MEMORY_HEADER.bytes + count * MEMORY_REGION.bytes)
-    return `${row.name} is shorter than its ${count} regions`;
-  if (fds !== count) return `${row.name} has ${count} regions and ${fds} descriptors`;
-  return undefined;
-}
-
-/** A front end whose log is no file sends a 64-bit number instead; nobody but its own process could use it. */
-const checkLog = (row: MessageRow, payload: Uint8Array): string | undefined =>
-  payload.length === LOG.bytes || payload.length === U64.bytes
-    ? undefined
-    : `${row.name} has a payload of ${payload.length} bytes, not ${LOG.bytes}`;
-
-function checkConfig(row: MessageRow, payload: Uint8Array): string | undefined {
-  if (payload.length < CONFIG_HEADER.bytes) return `${row.name} has a payload of ${payload.length} bytes`;
-  const { size } = CONFIG_HEADER.decode(payload);
-  if (size > MAX_CONFIG) return `${row.name} is about ${size} bytes, at most ${MAX_CONFIG} are possible`;
-  if (payload.length !== CONFIG_HEADER.bytes + size) return `${row.name} has ${payload.length} bytes for ${size}`;
-  return undefined;
-}
 
 export interface Message {
   readonly code: number;

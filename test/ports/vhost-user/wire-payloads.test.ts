@@ -1,12 +1,13 @@
 /** Payloads of the protocol features: what is encoded is what is decoded, and what belongs to no message is named. */
 import test from 'ava';
 import fc from 'fast-check';
+import { checkPayload } from '#ports/vhost-user/payload-check.ts';
 import * as wire from '#ports/vhost-user/wire.ts';
 
 const u16 = fc.integer({ min: 0, max: 0xffff });
 const u32 = fc.integer({ min: 0, max: 0xffffffff });
 const u64 = fc.bigInt({ min: 0n, max: 2n ** 64n - 1n });
-const check = (code: number, payload: Uint8Array, fds = 0) => wire.checkPayload(wire.MESSAGES.get(code)!, payload, fds);
+const check = (code: number, payload: Uint8Array, fds = 0) => checkPayload(wire.MESSAGES.get(code)!, payload, fds);
 
 test('logs, regions and inflight areas decode to what was encoded', (t) => {
   const region = fc.record({ guestAddress: u64, size: u64, userAddress: u64, mmapOffset: u64 });

@@ -8,11 +8,12 @@
  *
  * A shared queue is locked from before `push` until after `publish`; the stack of free frames lies in shared memory.
  */
-import { DROP_BASE, dropReason, portCounter } from '#contract/catalogue.ts';
 import { xskSend } from '#contract/os.ts';
 import { MAX_ROWS, type PacketBatch } from '#datapath/packet/batch.ts';
 import type { PortCounters, TxQueue } from '#ports/port.ts';
 import { FinishedFrames, type FrameSink } from '../../frame/finished.ts';
+import { lockQueue, unlockQueue } from '../../queue-lock.ts';
+import { CALLS, CHECKSUMS, countSent, PORT_DOWN, RING_FULL, SEGMENTED, TOO_BIG } from '../../tx-counters.ts';
 import {
   MAX_FRAME_BUFFERS,
   RING_NEED_WAKEUP,
@@ -40,25 +41,12 @@ const MAX_BUFFERS = MAX_FRAME_BUFFERS;
 const ROWS = MAX_ROWS;
 const ETHERNET = 14;
 const send = xskSend;
-/** Spins for the lock of a shared queue: some microseconds, more than a burst of another worker takes. */
-const LOCK_SPINS = 20_000;
 /** Calls of one publish, at most; the kernel takes 32 frames with each. What is left goes with the next burst or idle poll. */
 const MAX_CALLS = 40;
 const EAGAIN = -11;
 const EBUSY = -16;
 const ENXIO = -6;
 const ENETDOWN = -100;
-
-const TX_PACKETS = portCounter('tx_packets');
-const TX_BYTES = portCounter('tx_bytes');
-const TX_BURSTS = portCounter('tx_bursts');
-const COPIED = portCounter('copied_bytes');
-const CALLS = portCounter('calls');
-const CHECKSUMS = portCounter('checksums');
-const SEGMENTED = portCounter('segmented');
-const RING_FULL = DROP_BASE + dropReason('tx_ring_full');
-const PORT_DOWN = DROP_BASE + dropReason('tx_port_down');
-const TOO_BIG = DROP_BASE + dropReason('tx_too_big_for_buffer');
 
 export interface XdpTxOptions {
   readonly longest: number;
@@ -98,15 +86,11 @@ export class XdpTxQueue implements TxQueue, FrameSink {
   }
 
   lock(): boolean {
-    const state = this.#rings.state;
-    for (let spin = 0; spin < LOCK_SPINS; spin++) {
-      if (state[LOCK] === 0 && Atomics.compareExchange(state, LOCK, 0, 1) === 0) return true;
-    }
-    return false;
+    return lockQueue(this.#rings.state, LOCK);
   }
 
   unlock(): void {
-    Atomics.store(this.#rings.state, LOCK, 0);
+    unlockQueue(this.#rings.state, LOCK);
   }
 
   push(batch: PacketBatch, list: Int32Array, n: number): number {
@@ -133,12 +117,7 @@ export class XdpTxQueue implements TxQueue, FrameSink {
       if (frames.summed !== 0) slots[base + CHECKSUMS]! += 1;
       if (frames.segmented !== 0) slots[base + SEGMENTED]! += 1;
     }
-    if (packets > 0) {
-      slots[base + TX_PACKETS]! += sent;
-      slots[base + TX_BYTES]! += bytes;
-      slots[base + COPIED]! += bytes;
-      slots[base + TX_BURSTS]! += 1;
-    }
+    if (packets > 0) countSent(this.#counters, sent, bytes);
     return packets;
   }
 
