@@ -43,15 +43,19 @@ const cpuMs = (ofSwitch: number): number => {
   return (user + system) / 1000 + ofSwitch;
 };
 
-/** Does `act` in stretches until the share of the core is used up; what an attack does in between counts as well. */
+/**
+ * Does `act` in stretches until the share of the core is used up; what an attack does in between counts as well, and what it
+ * took too much of in one stretch in those that follow.
+ */
 async function paced(act: () => void): Promise<never> {
-  for (let wall = performance.now(), cpu = cpuMs(switchMs()); ; ) {
+  let wanted = cpuMs(switchMs());
+  for (let wall = performance.now(); ; ) {
     await sleep(WINDOW_MS);
     const ofSwitch = switchMs();
-    const wanted = cpu + (performance.now() - wall) * SHARE;
-    wall = performance.now();
+    const now = performance.now();
+    wanted += (now - wall) * SHARE;
+    wall = now;
     while (cpuMs(ofSwitch) < wanted) for (let i = 0; i < 100; i++) act();
-    cpu = Math.max(wanted, cpuMs(ofSwitch));
   }
 }
 
